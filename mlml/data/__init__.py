@@ -1,0 +1,1 @@
+"""Data: sources, the prepared form, batches and batched augmentation."""

@@ -1,0 +1,96 @@
+"""Batches as a function of their index: batch n of a run is the same whatever ran before it.
+
+Notation: `n` counts batches from the start of the run, over all epochs; `b` is the batch size.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlml.seeds import derive
+
+RESIDENT_BYTES = 4 * 2**30
+"""Data up to this size lies on the device whole; larger data is read from the memory map, batch by batch."""
+
+
+class Batch(NamedTuple):
+    """Images in [0, 1] (or features), and labels; labels are empty when the data has none."""
+
+    images: Float[Tensor, "b c h w"]
+    labels: Int[Tensor, " b"]
+
+
+class Batches:
+    """The shuffled batches of a split; `batches(n)` is batch n.
+
+    Each epoch is a permutation drawn from (seed, epoch). The last, smaller batch of an epoch is left out, unless the
+    split is smaller than one batch. With several ranks each takes its part of the same global batch.
+
+    Args:
+        images: (n, c, h, w) uint8, or (n, d) float features.
+        labels: (n,), or None.
+        batch_size: size of the global batch.
+        seed: of the run.
+        device: where batches go; small data lies there whole.
+        rank, world_size: the part of each batch that this process takes.
+
+    Raises:
+        ValueError: an empty split, or a global batch that the ranks cannot share evenly.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.generic],
+        labels: NDArray[np.int64] | None,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if len(images) == 0:
+            raise ValueError("the split holds no images; give it a larger fraction or more data")
+        self.batch_size = min(batch_size, len(images))
+        if self.batch_size % world_size:
+            raise ValueError(f"batch_size {self.batch_size} must divide by the number of processes {world_size}")
+        self.size, self.seed, self.device = len(images), seed, device
+        self.rank, self.world_size = rank, world_size
+        self.num_batches = self.size // self.batch_size
+        self._images: Tensor | NDArray[np.generic] = images
+        if images.nbytes <= RESIDENT_BYTES:
+            self._images = torch.from_numpy(np.array(images)).to(device)
+        self._labels = torch.from_numpy(np.array(labels)) if labels is not None else torch.empty(self.size, 0)
+        self._labels = self._labels.to(device)
+        self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __call__(self, n: int) -> Batch:
+        """Return this rank's part of batch n, on the device."""
+        epoch, position = divmod(n, self.num_batches)
+        if self._epoch[0] != epoch:
+            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(derive(self.seed, "epoch", epoch)))
+            self._epoch = (epoch, order)
+        share = self.batch_size // self.world_size
+        start = position * self.batch_size + self.rank * share
+        return self.at(self._epoch[1][start : start + share])
+
+    def at(self, index: Int[Tensor, " b"]) -> Batch:
+        """Return the examples at `index` of the split, on the device."""
+        if isinstance(self._images, Tensor):
+            index = index.to(self.device)
+            images = self._images[index]
+        else:
+            images = torch.from_numpy(self._images[index.numpy()]).to(self.device, non_blocking=True)
+        return Batch(as_float(images), self._labels[index.to(self.device)])
+
+    def in_order(self, limit: int | None = None) -> "list[Int[Tensor, ' b']]":
+        """Indices of the split in order, cut into batches: for evaluation. At most `limit` examples."""
+        return list(torch.arange(min(self.size, limit or self.size)).split(self.batch_size))
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Scale uint8 images to floats in [0, 1]; floats pass."""
+    return images.float().div_(255) if images.dtype == torch.uint8 else images

@@ -1,0 +1,116 @@
+"""The one prepared form of every data set: memory-mapped uint8 arrays and a `spec.json`.
+
+    <folder>/spec.json                   DataSpec
+    <folder>/<split>/images.npy          (n, c, h, w) uint8
+    <folder>/<split>/labels.npy          (n,) int64; absent when the data has no labels
+    <folder>/<split>/captions.json       n strings; absent when the data has no captions
+
+The splits are "train", "validation" and "test".
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+
+from mlml.config import Declared
+
+SPLITS = ("train", "validation", "test")
+
+
+class DataSpec(Declared):
+    """What a data set tells a method about itself.
+
+    Attributes:
+        mean: per-channel mean of the train images, scaled to [0, 1].
+        std: per-channel standard deviation of the same.
+        sizes: number of images in each split.
+        source: the declared source, with its numbers.
+        hashes: sha256 of the arrays' content, by file name relative to the folder.
+        dropped_duplicates: images left out because an equal one stands in the source's own test split.
+    """
+
+    name: str
+    channels: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    classes: tuple[str, ...] = ()
+    captions: bool = False
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sizes: dict[str, int]
+    source: dict[str, Any]
+    hashes: dict[str, str]
+    dropped_duplicates: int = 0
+
+
+class Split(NamedTuple):
+    """One split, as it lies on disk."""
+
+    images: NDArray[np.uint8]  # (n, c, h, w), a memory map
+    labels: NDArray[np.int64] | None  # (n,)
+    captions: list[str] | None
+
+
+class Raw(NamedTuple):
+    """What a source yields: everything it has, in a fixed order."""
+
+    images: NDArray[np.uint8]  # (n, c, h, w)
+    labels: NDArray[np.int64] | None = None  # (n,)
+    classes: tuple[str, ...] = ()
+    captions: list[str] | None = None
+    is_test: NDArray[np.bool_] | None = None  # (n,): the source's own test split, if it has one
+
+
+class Source:
+    """Base of every source: a class with a nested `Config` that reads images from somewhere.
+
+    Attributes:
+        labelled: whether the images have classes; checked against what depends on it before anything runs.
+    """
+
+    Config: ClassVar[type[Declared]]
+    labelled: ClassVar[bool] = True
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def read(self) -> Raw:
+        """Return all images of the source.
+
+        Raises:
+            DataError: files are missing or broken; the sentence names them and says what to do.
+        """
+        raise NotImplementedError
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the place and the way out."""
+
+
+class PreparedData:
+    """A prepared data set, opened without reading it.
+
+    Raises:
+        DataError: the folder holds no prepared data.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / "spec.json"
+        if not path.is_file():
+            raise DataError(f"{folder}: holds no prepared data (no spec.json); run 'dvc repro prepare@{folder.name}'")
+        self.spec = DataSpec.model_validate_json(path.read_text())
+
+    def split(self, name: str) -> Split:
+        """Open one of the splits "train", "validation", "test" as memory maps."""
+        folder = self.folder / name
+        labels, captions = folder / "labels.npy", folder / "captions.json"
+        return Split(
+            np.load(folder / "images.npy", mmap_mode="r"),
+            np.load(labels, mmap_mode="r") if labels.exists() else None,
+            json.loads(captions.read_text()) if captions.exists() else None,
+        )

@@ -1,0 +1,1 @@
+"""Where images come from, one file a source; the file name is the name of the source."""

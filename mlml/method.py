@@ -1,0 +1,90 @@
+"""The contract between a method and the training loop."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mlml.config import Declared
+from mlml.data.batches import Batch
+from mlml.data.dataset import DataSpec
+
+
+class Output(NamedTuple):
+    """What one phase of a method returns: the scalar to minimise, and scalars to log.
+
+    Tensors, not floats: the loop reads them every few steps, so that a GPU is not made to wait.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = {}
+
+
+class Method(nn.Module):
+    """Networks plus objective. Data order, optimizer, schedule, precision, EMA and DDP belong to `fit`.
+
+    Attributes:
+        phases: what one step runs, in order; a GAN says ("discriminator", "generator"). Empty: nothing to train.
+    """
+
+    Config: ClassVar[type[Declared]]
+    phases: tuple[str, ...] = ("train",)
+
+    def __init__(self, config: Any, spec: DataSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Any:
+        """Turn a batch of images in [0, 1] into what `forward` takes; batched, on the device.
+
+        Draws only from `generator`. In eval mode it draws the same for the same generator.
+        """
+        return batch
+
+    def phase_parameters(self, phase: str) -> Iterable[nn.Parameter]:
+        """Parameters that the optimizer of `phase` updates. Parameters in no phase stay frozen."""
+        return self.parameters()
+
+    def forward(self, batch: Any, phase: str) -> Output:
+        """Return the loss of one batch in one phase. It is `forward`, so that DDP's hooks fire."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Update what has no gradient (a momentum teacher); `progress` runs from 0 to 1 over the run."""
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A method with an encoder that probes can evaluate."""
+
+    feature_dim: int
+
+    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Features of images in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """A method that generates images."""
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw images in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Reconstructs(Protocol):
+    """A method that maps images to a latent space and back."""
+
+    def reconstruct(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1] after a pass through the latent space."""
+        ...
+
+    def interpolate(
+        self, first: Float[Tensor, "b c h w"], last: Float[Tensor, "b c h w"], steps: int
+    ) -> Float[Tensor, "b s c h w"]:
+        """Images along the path between two images' latents, both ends included."""
+        ...

@@ -1,0 +1,1 @@
+"""Self-supervised pretext methods, one file each; the file name is the name of the method."""

@@ -1,0 +1,1 @@
+"""Supervised methods, one file each; the file name is the name of the method."""

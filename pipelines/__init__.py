@@ -1,0 +1,1 @@
+"""What runs above the stages: the command line, the servers."""
