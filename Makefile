@@ -1,0 +1,48 @@
+# Everything runs inside .venv, which the first target that needs it makes from the pinned lock.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help repro test check format lock up down benchmark
+
+help:
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes --requirements requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(READY)
+
+repro: $(READY) ## run what params.yaml declares and is not up to date, and write reports/index.html
+	mlml check
+	dvc repro
+
+test: $(READY) ## run the tests
+	python -m pytest
+
+check: $(READY) ## lint, formatting and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(READY) ## bring the code into form
+	ruff check --fix .
+	ruff format .
+
+up: $(READY) ## start the Prefect and MLflow servers on this machine and print their addresses
+	mlml up
+
+down: $(READY) ## stop them
+	mlml down
+
+benchmark: $(READY) ## measure against peers (installs them beside the project)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.benchmarks.lock
+	python -m benchmarks
+
+lock: $(READY) ## pin every dependency anew, within the ranges of pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra benchmarks --constraint requirements.lock --output-file requirements.benchmarks.lock pyproject.toml
