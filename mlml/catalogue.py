@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mlml.config import Declared, DeclarationError, suggest
+from mlml.config import DeclarationError, Declared, suggest
 
 SECTIONS = {
     "data": "data/sources",
@@ -50,6 +50,17 @@ def config_class(folder: str, name: str) -> type[Declared]:
     exec(compile(ast.Module([*kept, *nested], []), str(path), "exec"), namespace)
     found: type[Declared] = namespace["Config"]
     return found
+
+
+def class_constant(folder: str, name: str, attribute: str, default: Any) -> Any:
+    """Return a literal class attribute of a method, such as a source's `labelled`, without importing the method."""
+    tree = ast.parse(method_file(folder, name).read_text())
+    for owner in tree.body:
+        if isinstance(owner, ast.ClassDef) and any(_is_config(node) for node in owner.body):
+            for node in owner.body:
+                if isinstance(node, ast.Assign) and any(_is_name(target, attribute) for target in node.targets):
+                    return ast.literal_eval(node.value)
+    return default
 
 
 def method_class(folder: str, name: str) -> type[Any]:
@@ -103,3 +114,7 @@ def _is_literal(node: ast.expr) -> bool:
 
 def _is_config(node: ast.stmt) -> bool:
     return isinstance(node, ast.ClassDef) and node.name == "Config"
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name

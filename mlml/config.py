@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -15,6 +16,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -81,7 +83,16 @@ class LARSConfig(Declared):
     weight_decay: NonNegativeFloat = 1e-6
 
 
-OptimizerConfig = Annotated[SGDConfig | AdamConfig | AdamWConfig | LARSConfig, Field(discriminator="name")]
+def _adamw_unless_named(value: Any) -> Any:
+    return {"name": "adamw", **value} if isinstance(value, Mapping) else value
+
+
+OptimizerConfig = Annotated[
+    SGDConfig | AdamConfig | AdamWConfig | LARSConfig,
+    Field(discriminator="name"),
+    BeforeValidator(_adamw_unless_named),
+]
+"""Field type of the optimizer: by its name, which is AdamW's where none is given."""
 
 
 class ScheduleConfig(Declared):
@@ -121,6 +132,20 @@ class TrainConfig(Declared):
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("give at most one of 'clip_norm' and 'clip_value'; got both")
         return self
+
+
+class DataEntry(Declared):
+    """Keys of every entry of `data`; the others are those of the source's own `Config`.
+
+    Attributes:
+        source: a file of mlml/data/sources.
+        validation_fraction: of all images; of those outside the test split where the source has its own.
+        test_fraction: of all images. Not to be given where the source has its own test split; else 0.2.
+    """
+
+    source: str
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction | None = None
 
 
 class NetworkConfig(Declared):
@@ -195,7 +220,7 @@ def faults(
     """Return one sentence for each fault that pydantic found."""
     sentences = []
     for detail in error.errors():
-        path, node = _walk(detail["loc"], values)
+        path, node = _walk(detail["loc"], values, detail["type"] == "missing")
         at = ".".join([where, *path])
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, _NetworkError):
@@ -208,11 +233,12 @@ def faults(
             sentences.append(f"{at}: required, but not given")
         elif detail["type"] in ("literal_error", "union_tag_invalid"):
             known = _choices(detail)
-            given = node.get("name") if isinstance(node, Mapping) else node
-            at = f"{at}.name" if isinstance(node, Mapping) else at
+            tag = _tag_key(detail)
+            given = node.get(tag) if isinstance(node, Mapping) else node
+            at = f"{at}.{tag}" if isinstance(node, Mapping) else at
             sentences.append(f"{at}: unknown value {given!r}{suggest(str(given), known)}")
         elif detail["type"] == "union_tag_not_found":
-            sentences.append(f"{at}.name: required, but not given")
+            sentences.append(f"{at}.{_tag_key(detail)}: required, but not given")
         elif detail["type"] == "value_error":
             sentences.append(f"{at}: {inner}")
         else:
@@ -221,12 +247,12 @@ def faults(
     return sentences
 
 
-def _walk(location: tuple[int | str, ...], values: Any) -> tuple[list[str], Any]:
+def _walk(location: tuple[int | str, ...], values: Any, ends_missing: bool) -> tuple[list[str], Any]:
     """Dotted path of a pydantic location, and the value there; tags of unions are no part of the path."""
     path: list[str] = []
     node = values
     for index, part in enumerate(location):
-        if isinstance(node, Mapping) and (part in node or index == len(location) - 1):
+        if isinstance(node, Mapping) and (part in node or (ends_missing and index == len(location) - 1)):
             path.append(str(part))
             node = node.get(part)
         elif isinstance(node, list | tuple) and isinstance(part, int):
@@ -258,11 +284,184 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("name")
-    return str(get_args(field.annotation)[0]) if field is not None and get_args(field.annotation) else None
+    for key in ("name", "type"):
+        if key in model.model_fields and get_args(model.model_fields[key].annotation):
+            return str(get_args(model.model_fields[key].annotation)[0])
+    return None
+
+
+def _tag_key(detail: Any) -> str:
+    """Name of the field that tells the members of a tagged union apart."""
+    return str(detail["ctx"].get("discriminator", "name")).strip("'")
 
 
 def _choices(detail: Any) -> list[str]:
     text = detail["ctx"].get("expected") or detail["ctx"].get("expected_tags")
     return [choice.strip(" '") for choice in text.replace(" or ", ", ").split(",")]
 
+
+class FloatDimension(Declared):
+    """A real number between `low` and `high`, both included; `log`: drawn evenly on a log scale."""
+
+    type: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _range(self) -> "FloatDimension":
+        if self.low >= self.high:
+            raise ValueError(f"needs low < high; got low={self.low}, high={self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log scale needs low > 0; got low={self.low}")
+        return self
+
+    def ends(self) -> tuple[float, float]:
+        """Return the values that the dimension must fit at."""
+        return self.low, self.high
+
+
+class IntDimension(Declared):
+    """A whole number out of low, low + step, ..., high; `log`: drawn evenly on a log scale, in steps of 1."""
+
+    type: Literal["int"] = "int"
+    low: int
+    high: int
+    step: PositiveInt = 1
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _range(self) -> "IntDimension":
+        if self.low >= self.high:
+            raise ValueError(f"needs low < high; got low={self.low}, high={self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log scale needs low > 0; got low={self.low}")
+        if self.log and self.step != 1:
+            raise ValueError(f"a log scale has no step; got step={self.step}")
+        if (self.high - self.low) % self.step:
+            raise ValueError(f"needs high = low + a multiple of step; got {self.low}, {self.high}, step={self.step}")
+        return self
+
+    def ends(self) -> tuple[int, int]:
+        """Return the values that the dimension must fit at."""
+        return self.low, self.high
+
+
+class CategoricalDimension(Declared):
+    """One of some values without an order: texts, numbers, true, false, null."""
+
+    type: Literal["categorical"] = "categorical"
+    choices: tuple[Any, ...]
+
+    @field_validator("choices")
+    @classmethod
+    def _plain_and_distinct(cls, choices: tuple[Any, ...]) -> tuple[Any, ...]:
+        plain = all(choice is None or isinstance(choice, str | int | float) for choice in choices)
+        if not plain or len(choices) < 2 or len(set(choices)) < len(choices):
+            raise ValueError(f"must be two or more different texts, numbers, booleans or null; got {list(choices)}")
+        return choices
+
+    def ends(self) -> tuple[Any, ...]:
+        """Return the values that the dimension must fit at: all of them."""
+        return self.choices
+
+
+Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="type")]
+
+
+class SearchConfig(Declared):
+    """Base of the configs of mlml/search: what to search, and what to search for.
+
+    Attributes:
+        experiment: the experiment whose entry the trials vary.
+        space: by the dotted path of a value in that entry, the values to try.
+        metric: of the validation split; a test split that chooses is a test split no more.
+        trials: how many, those that are pruned or fail included.
+        pruner: "median" ends a trial at an evaluation when its best value so far is worse than the median that the
+            completed trials had there (Golovin et al. 2017, Google Vizier, section 3.2.2).
+        pruner_startup_trials: completed trials before any is pruned.
+        pruner_warmup_steps: a trial is not pruned before this optimizer step.
+    """
+
+    experiment: str
+    space: dict[str, Dimension]
+    metric: str = "validation/loss"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    trials: PositiveInt = 20
+    pruner: Literal["median", "none"] = "median"
+    pruner_startup_trials: NonNegativeInt = 5
+    pruner_warmup_steps: NonNegativeInt = 0
+
+    @field_validator("metric")
+    @classmethod
+    def _of_validation(cls, metric: str) -> str:
+        if not metric.startswith("validation/"):
+            raise ValueError(f"must be a metric of the validation split, 'validation/...'; got {metric!r}")
+        return metric
+
+    @field_validator("space")
+    @classmethod
+    def _separate_paths(cls, space: dict[str, Any]) -> dict[str, Any]:
+        if not space:
+            raise ValueError("must name at least one value to search, by its dotted path")
+        for path in space:
+            if not all(path.split(".")):
+                raise ValueError(f"a dotted path has no empty part; got {path!r}")
+            inner = [other for other in space if other.startswith(f"{path}.")]
+            if inner:
+                raise ValueError(f"{path!r} holds {inner[0]!r}; search one of the two")
+        return space
+
+
+class AugmentConfig(Declared):
+    """SimCLR's augmentation (Chen et al. 2020, arXiv:2002.05709, appendix A); the defaults are the paper's.
+
+    They are for ImageNet; at 32x32, appendix B.9 halves the four strengths and leaves the blur out (`blur_prob: 0`).
+
+    Attributes:
+        crop_scale: range of the crop's area, as a fraction of the image's.
+        crop_ratio: range of the crop's width / height, before it is resized to the image's size.
+        brightness: strength s; the factor is uniform in [max(0, 1 - s), 1 + s]. So are contrast and saturation.
+        hue: strength in turns of the colour wheel; the turn is uniform in [-hue, hue].
+        blur_kernel: width in pixels, odd; a tenth of the image's height if null.
+        blur_sigma: range of the blur's standard deviation in pixels.
+    """
+
+    crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
+    crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    flip_prob: Probability = 0.5
+    jitter_prob: Probability = 0.8
+    brightness: NonNegativeFloat = 0.8
+    contrast: NonNegativeFloat = 0.8
+    saturation: NonNegativeFloat = 0.8
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    grey_prob: Probability = 0.2
+    blur_prob: Probability = 0.5
+    blur_kernel: PositiveInt | None = None
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+
+    @field_validator("crop_scale", "crop_ratio", "blur_sigma")
+    @classmethod
+    def _increasing(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"must be [low, high] with low <= high; got {list(bounds)}")
+        return bounds
+
+    @field_validator("blur_kernel")
+    @classmethod
+    def _odd(cls, kernel: int | None) -> int | None:
+        if kernel is not None and kernel % 2 == 0:
+            raise ValueError(f"must be odd; got {kernel}")
+        return kernel
+
+
+class ShiftFlipConfig(Declared):
+    """Pad, crop at random, mirror at random: He et al. 2016, arXiv:1512.03385, section 4.2.
+
+    Attributes:
+        padding: pixels; the image moves by up to as many in each direction, and 0 comes in at the edge.
+        flip_prob: 0 for images with text or digits.
+    """
+
+    padding: NonNegativeInt = 4
+    flip_prob: Probability = 0.5

@@ -1,0 +1,296 @@
+"""The whole of params.yaml, read and checked at once: before any stage starts, and before torch is imported.
+
+Every section but `protocol` and `report` maps names to entries. An entry of `data` is a data set; an entry of any
+other section is an experiment: `method` names a file of the section's folder in mlml/, `dataset` an entry of `data`,
+`seeds` the seeds to run, and the remaining keys are the fields of the method's own `Config`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mlml import catalogue
+from mlml.config import DataEntry, DeclarationError, Declared, parse, suggest
+
+FAMILIES = ("supervised", "pretext", "probe", "generative", "search")
+"""Sections whose entries are experiments."""
+
+ENCODERS = ("supervised", "pretext")
+"""Families whose models a probe can evaluate."""
+
+_NAME = r"[A-Za-z0-9_-]+"
+
+
+class _Common(Declared):
+    """Keys of every experiment."""
+
+    method: str
+    dataset: str
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+
+
+class ReportConfig(Declared):
+    """The `report` section."""
+
+    title: str = "Experiments"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An entry of `data`."""
+
+    name: str
+    source: str
+    config: Declared  # the source's
+    entry: DataEntry
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An entry of any other section; `raw` is the entry as it stands in the file."""
+
+    name: str
+    family: str
+    method: str
+    dataset: str
+    seeds: tuple[int, ...]
+    config: Any  # the method's Config
+    raw: Mapping[str, Any] = field(repr=False)
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything that the entry says or leaves to defaults, as plain values."""
+        common = {"method": self.method, "dataset": self.dataset, "seeds": list(self.seeds)}
+        return {**common, **self.config.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A checked declaration."""
+
+    data: Mapping[str, DataSet]
+    experiments: Mapping[str, Experiment]
+    report: ReportConfig
+
+    def family(self, name: str) -> list[Experiment]:
+        """Experiments of one section, in the order of the file."""
+        return [experiment for experiment in self.experiments.values() if experiment.family == name]
+
+
+def read(path: Path = Path("params.yaml")) -> Declaration:
+    """Read and check a declaration.
+
+    Raises:
+        DeclarationError: with every fault in the file, one sentence each.
+    """
+    try:
+        content = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise DeclarationError([f"{path}: does not exist; copy one of experiments/*.yaml to it"]) from None
+    except YAMLError as error:
+        raise DeclarationError([f"{path}: is not valid YAML: {' '.join(str(error).split())}"]) from None
+    return check(content)
+
+
+def check(content: Any) -> Declaration:
+    """Check a declaration that was read already.
+
+    Raises:
+        DeclarationError: with every fault, one sentence each.
+    """
+    if not isinstance(content, Mapping):
+        raise DeclarationError([f"params.yaml: must be a mapping of sections; got {content!r}"])
+    reader = _Reader(content)
+    found: list[str] = []
+    sections = ("data", *FAMILIES, "report", "protocol")
+    found += [f"{key}: unknown section{suggest(str(key), sections)}" for key in content if key not in sections]
+    found += [
+        f"{section}: required, but not given; write '{section}: {{}}' for none"
+        for section in ("data", *FAMILIES)
+        if section not in content
+    ]
+    data = reader.section("data", reader.dataset)
+    experiments: dict[str, Experiment] = {}
+    for family in FAMILIES:
+        for name, experiment in reader.section(family, reader.experiment).items():
+            if name in experiments:
+                where = f"{family}.{name}"
+                reader.found.append(
+                    f"{where}: the name is taken by {experiments[name].family}.{name}; names are unique"
+                )
+            experiments[name] = experiment
+    report = ReportConfig()
+    try:
+        report = parse(ReportConfig, content.get("report") or {}, "report")
+    except DeclarationError as error:
+        found += error.faults
+    found += reader.found
+    found += _reference_faults(content, data, experiments)
+    if found:
+        raise DeclarationError(found)
+    return Declaration(data, experiments, report)
+
+
+def resolve(family: str, name: str, entry: Any) -> Experiment:
+    """Check one experiment on its own, without what it refers to: for an entry with other numbers than the file's.
+
+    Raises:
+        DeclarationError: with every fault of the entry.
+    """
+    return _Reader({}).experiment(family, name, entry)
+
+
+class _Reader:
+    """Reads sections, and keeps the faults that it finds."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = content
+        self.found: list[str] = []
+
+    def section(self, section: str, read_entry: Callable[[str, str, Any], Any]) -> dict[str, Any]:
+        entries = self.content.get(section)
+        if not isinstance(entries, Mapping):
+            if section in self.content:
+                self.found.append(f"{section}: must be a mapping of names to entries; got {entries!r}")
+            return {}
+        read: dict[str, Any] = {}
+        for name, entry in entries.items():
+            try:
+                TypeAdapter(Annotated[str, Field(pattern=f"^{_NAME}$")]).validate_python(name)
+                read[name] = read_entry(section, name, entry)
+            except DeclarationError as error:
+                self.found += error.faults
+            except ValidationError:
+                self.found.append(f"{section}.{name}: a name is made of letters, digits, '_' and '-'; got {name!r}")
+        return read
+
+    def dataset(self, section: str, name: str, entry: Any) -> DataSet:
+        where = f"{section}.{name}"
+        source = _named(entry, "source", where, catalogue.names("data/sources"))
+        config, rest = _split(entry, DataEntry, catalogue.config_class("data/sources", source), where)
+        labelled = catalogue.class_constant("data/sources", source, "labelled", True)
+        return DataSet(name, source, rest, config, bool(labelled))
+
+    def experiment(self, family: str, name: str, entry: Any) -> Experiment:
+        where = f"{family}.{name}"
+        folder = catalogue.SECTIONS[family]
+        method = _named(entry, "method", where, catalogue.names(folder))
+        common, config = _split(entry, _Common, catalogue.config_class(folder, method), where)
+        return Experiment(name, family, method, common.dataset, common.seeds, config, entry)
+
+
+def _named(entry: Any, key: str, where: str, known: list[str]) -> str:
+    """Return entry[key], one of the known names."""
+    if not isinstance(entry, Mapping):
+        raise DeclarationError([f"{where}: must be a mapping; got {entry!r}"])
+    if key not in entry:
+        raise DeclarationError([f"{where}.{key}: required, but not given (known: {', '.join(known)})"])
+    if entry[key] not in known:
+        raise DeclarationError([f"{where}.{key}: unknown name {entry[key]!r}{suggest(str(entry[key]), known)}"])
+    return str(entry[key])
+
+
+def _split(entry: Mapping[str, Any], common: type[Any], own: type[Declared], where: str) -> tuple[Any, Any]:
+    """Validate an entry by two schemas side by side: the keys of every entry, and the method's own."""
+    found: list[str] = []
+    parts: list[Any] = []
+    shared = {key: value for key, value in entry.items() if key in common.model_fields}
+    rest = {key: value for key, value in entry.items() if key not in common.model_fields}
+    for schema, values, others in ((common, shared, own.model_fields), (own, rest, common.model_fields)):
+        try:
+            parts.append(parse(schema, values, where, others))
+        except DeclarationError as error:
+            found += error.faults
+    if found:
+        raise DeclarationError(found)
+    return parts[0], parts[1]
+
+
+def _reference_faults(
+    content: Mapping[str, Any], data: Mapping[str, DataSet], experiments: Mapping[str, Experiment]
+) -> list[str]:
+    """Faults of names that refer to other entries. An entry with faults of its own still counts as existing."""
+    found = []
+    sections = {family: content.get(family) for family in ("data", *FAMILIES)}
+    declared = {family: list(names) if isinstance(names, Mapping) else [] for family, names in sections.items()}
+    for experiment in experiments.values():
+        where = f"{experiment.family}.{experiment.name}"
+        if experiment.dataset not in declared["data"]:
+            hint = suggest(experiment.dataset, declared["data"])
+            found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
+        needs_labels = experiment.family in ("supervised", "probe") and experiment.dataset in data
+        if needs_labels and not data[experiment.dataset].labelled:
+            found.append(f"{where}.dataset: needs labels, but {experiment.dataset!r} has none")
+        if experiment.family == "probe":
+            found += _reference(experiments, declared, experiment, "encoder", ENCODERS)
+        if experiment.family == "search":
+            found += _search_faults(experiments, declared, experiment)
+    return found
+
+
+def _reference(
+    experiments: Mapping[str, Experiment],
+    declared: Mapping[str, list[str]],
+    experiment: Experiment,
+    key: str,
+    families: tuple[str, ...],
+) -> list[str]:
+    """Faults of a key that names another experiment of certain families, trained with the same seeds."""
+    where, name = f"{experiment.family}.{experiment.name}.{key}", getattr(experiment.config, key)
+    known = [other for family in families for other in declared[family]]
+    if name not in known:
+        return [f"{where}: no experiment {name!r} is declared in {' or '.join(families)}{suggest(name, known)}"]
+    if name in experiments and not set(experiment.seeds) <= set(experiments[name].seeds):
+        return [
+            f"{where}: {name!r} has seeds {list(experiments[name].seeds)}, which lack some of {list(experiment.seeds)}"
+        ]
+    return []
+
+
+def _search_faults(
+    experiments: Mapping[str, Experiment], declared: Mapping[str, list[str]], search: Experiment
+) -> list[str]:
+    """Faults of a search: the experiment that it names, and paths that the experiment's entry does not have."""
+    found = _reference(experiments, declared, search, "experiment", ("supervised", "pretext", "generative"))
+    target = experiments.get(search.config.experiment)
+    if target is None:
+        return found
+    where = f"search.{search.name}"
+    if search.dataset != target.dataset:
+        found.append(f"{where}.dataset: must be {target.dataset!r}, that of {target.name!r}; got {search.dataset!r}")
+    for path, dimension in search.config.space.items():
+        for value in dimension.ends():
+            try:
+                resolve(target.family, target.name, overridden(target.raw, {path: value}))
+            except DeclarationError as error:
+                found += [f"{where}.space.{path}: {value!r} does not fit: {fault}" for fault in error.faults]
+                break
+    return found
+
+
+def overridden(entry: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of an entry with the values at some dotted paths replaced; mappings on the way are made.
+
+    Raises:
+        DeclarationError: a path leads through a value that is no mapping.
+    """
+    result: dict[str, Any] = _copy(entry)
+    for path, value in overrides.items():
+        *parents, last = path.split(".")
+        node = result
+        for depth, parent in enumerate(parents, 1):
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                inside = ".".join(parents[:depth])
+                raise DeclarationError([f"{path}: '{inside}' must be a mapping to hold it; got {node!r}"])
+        node[last] = value
+    return result
+
+
+def _copy(node: Any) -> Any:
+    return {key: _copy(value) for key, value in node.items()} if isinstance(node, Mapping) else node

@@ -1,0 +1,18 @@
+"""Data that every test can train on, and threads that do not fight on a small machine."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+from blobs import write_prepared
+
+from mlml.data.dataset import PreparedData
+
+
+@pytest.fixture
+def blob_data(tmp_path: Path) -> PreparedData:
+    """A labelled grey data set of four easy classes, 8x8."""
+    return write_prepared(tmp_path / "blobs")

@@ -1,0 +1,214 @@
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from mlml import declaration
+from mlml.config import DeclarationError
+
+DECLARATIONS = sorted(Path("experiments").glob("*.yaml"))
+
+
+@pytest.fixture
+def content():
+    return copy.deepcopy(YAML(typ="safe").load(Path("experiments/quick.yaml")))
+
+
+def found(content) -> list[str]:
+    with pytest.raises(DeclarationError) as caught:
+        declaration.check(content)
+    return list(caught.value.faults)
+
+
+@pytest.mark.parametrize("path", DECLARATIONS, ids=lambda path: path.stem)
+def test_ready_made_declarations_are_valid(path):
+    declared = declaration.read(path)
+    assert declared.experiments
+    for experiment in declared.experiments.values():
+        again = declaration.resolve(experiment.family, experiment.name, experiment.resolved())
+        assert again.config == experiment.config
+
+
+def test_the_default_is_quick():
+    assert Path("params.yaml").read_text() == Path("experiments/quick.yaml").read_text()
+
+
+def change(path: str, value):
+    def apply(content):
+        *parents, last = path.split(".")
+        node = content
+        for parent in parents:
+            node[parent] = dict(node[parent])
+            node = node[parent]
+        if value is KeyError:
+            del node[last]
+        else:
+            node[last] = value
+
+    return apply
+
+
+FAULTS = [
+    ("pretext.simclr.temperatur", 1, "pretext.simclr.temperatur: unknown key; did you mean 'temperature'?"),
+    ("pretext.simclr.temperature", 0, "pretext.simclr.temperature: must be greater than 0; got 0"),
+    ("pretext.simclr.temperature", "hot", "pretext.simclr.temperature: must be a valid number"),
+    ("pretext.simclr.method", "simlcr", "pretext.simclr.method: unknown name 'simlcr'; did you mean 'simclr'?"),
+    ("pretext.simclr.method", KeyError, "pretext.simclr.method: required, but not given"),
+    (
+        "pretext.simclr.dataset",
+        "digts",
+        "pretext.simclr.dataset: no data set 'digts' is declared; did you mean 'digits'?",
+    ),
+    ("pretext.simclr.dataset", KeyError, "pretext.simclr.dataset: required, but not given"),
+    ("pretext.simclr.seeds", [], "pretext.simclr.seeds: must"),
+    ("pretext.simclr.seeds", [0, -1], "pretext.simclr.seeds.1: must"),
+    ("pretext.simclr.encoder.network", "cn", "pretext.simclr.encoder: unknown network 'cn'; did you mean 'cnn'?"),
+    ("pretext.simclr.encoder.wdth", 3, "pretext.simclr.encoder.wdth: unknown key; did you mean 'width'?"),
+    ("pretext.simclr.encoder.width", -3, "pretext.simclr.encoder.width: must be greater than 0; got -3"),
+    ("pretext.simclr.encoder", 3, "pretext.simclr.encoder: must be a mapping with the key 'network'"),
+    ("pretext.simclr.train.epochs", KeyError, "pretext.simclr.train: give one of 'epochs' and 'steps'"),
+    (
+        "pretext.simclr.train.optimizer.name",
+        "adamW",
+        "pretext.simclr.train.optimizer.name: unknown value 'adamW'; did you",
+    ),
+    ("pretext.simclr.train.optimizer.lr", 1, "pretext.simclr.train.optimizer.lr: unknown key"),
+    (
+        "pretext.simclr.train.optimizer.learning_rate",
+        -1,
+        "pretext.simclr.train.optimizer.learning_rate: must be greater",
+    ),
+    (
+        "probe.simclr_knn.encoder",
+        "simclar",
+        "probe.simclr_knn.encoder: no experiment 'simclar' is declared in supervised or",
+    ),
+    ("probe.simclr_knn.encoder", "vae_digits", "probe.simclr_knn.encoder: no experiment 'vae_digits' is declared in"),
+    ("probe.simclr_knn.seeds", [0, 1], "probe.simclr_knn.encoder: 'simclr' has seeds [0], which lack some of [0, 1]"),
+    ("data.digits.source", "digit", "data.digits.source: unknown name 'digit'; did you mean 'digits'?"),
+    ("data.shapes.cout", 3, "data.shapes.cout: unknown key; did you mean 'count'?"),
+    ("data.digits.validation_fraction", 1.5, "data.digits.validation_fraction: must be less than"),
+    ("search.classifier_rate.experiment", "clasifier", "search.classifier_rate.experiment: no experiment 'clasifier'"),
+    (
+        "search.classifier_rate.dataset",
+        "shapes",
+        "search.classifier_rate.dataset: must be 'digits', that of 'classifier'",
+    ),
+    ("search.classifier_rate.trials", 0, "search.classifier_rate.trials: must be greater than 0; got 0"),
+    ("supervised.simclr", {"method": "classifier"}, "supervised.simclr.dataset: required, but not given"),
+    ("supervised", 3, "supervised: must be a mapping of names to entries; got 3"),
+    ("supervised", KeyError, "supervised: required, but not given"),
+    ("pretxt", {}, "pretxt: unknown section; did you mean 'pretext'?"),
+    ("report.titel", "x", "report.titel: unknown key; did you mean 'title'?"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "sentence"), FAULTS)
+def test_each_fault_is_one_sentence_with_its_path(content, path, value, sentence):
+    change(path, value)(content)
+    faults = found(content)
+    assert any(fault.startswith(sentence) for fault in faults), faults
+    assert all("\n" not in fault for fault in faults)
+
+
+def test_all_faults_come_at_once(content):
+    chosen = [FAULTS[0], FAULTS[10], FAULTS[17], FAULTS[21], FAULTS[25]]
+    for path, value, _ in chosen:
+        change(path, value)(content)
+    faults = found(content)
+    for _, _, sentence in chosen:
+        assert any(fault.startswith(sentence) for fault in faults), (sentence, faults)
+
+
+def test_names_are_unique_over_families(content):
+    content["generative"]["simclr"] = content["generative"]["vae_digits"]
+    assert "generative.simclr: the name is taken by pretext.simclr; names are unique" in found(content)
+
+
+def test_names_are_plain(content):
+    content["pretext"]["a.b"] = content["pretext"]["simclr"]
+    assert any("a name is made of letters" in fault for fault in found(content))
+
+
+def test_unlabelled_data_is_refused_where_labels_are_needed(content):
+    content["data"]["photos"] = {"source": "photos"}
+    content["supervised"]["classifier"]["dataset"] = "photos"
+    content["pretext"]["simclr"]["dataset"] = "photos"
+    assert "supervised.classifier.dataset: needs labels, but 'photos' has none" in found(content)
+    assert not any(fault.startswith("pretext.") for fault in found(content))
+
+
+def test_a_search_over_a_path_that_does_not_exist_is_refused(content):
+    space = content["search"]["classifier_rate"]["space"]
+    space["train.optimizer.learning_rat"] = space["train.optimizer.learning_rate"]
+    assert any(
+        fault.startswith("search.classifier_rate.space.train.optimizer.learning_rat: ") and "unknown key" in fault
+        for fault in found(content)
+    )
+
+
+def test_a_search_outside_of_the_field_s_bounds_is_refused(content):
+    content["search"]["classifier_rate"]["space"]["encoder.width"]["low"] = -8
+    assert any(fault.startswith("search.classifier_rate.space.encoder.width: -8") for fault in found(content))
+
+
+def test_overrides_are_set_in_a_copy():
+    entry = {"method": "simclr", "encoder": {"network": "cnn", "width": 8}, "train": {"optimizer": {"name": "sgd"}}}
+    result = declaration.overridden(
+        entry, {"encoder.width": 16, "train.optimizer.learning_rate": 0.1, "augment.flip_prob": 0.5}
+    )
+    assert result == {
+        "method": "simclr",
+        "encoder": {"network": "cnn", "width": 16},
+        "train": {"optimizer": {"name": "sgd", "learning_rate": 0.1}},
+        "augment": {"flip_prob": 0.5},
+    }
+    assert entry["encoder"] == {"network": "cnn", "width": 8}
+    assert entry["train"] == {"optimizer": {"name": "sgd"}}
+
+
+def test_overrides_refuse_a_path_through_a_number():
+    with pytest.raises(DeclarationError, match=r"^train\.steps\.more: 'train\.steps' must be a mapping.*got 10$"):
+        declaration.overridden({"train": {"steps": 10}}, {"train.steps.more": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("data: {}\ndata: {}\n", "found duplicate key"),
+        ("3", "must be a mapping of sections"),
+    ],
+)
+def test_broken_files(tmp_path, text, sentence):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(DeclarationError, match=sentence):
+        declaration.read(path)
+
+
+def test_a_missing_file():
+    with pytest.raises(DeclarationError, match=r"none.yaml: does not exist; copy one of experiments"):
+        declaration.read(Path("none.yaml"))
+
+
+def test_checking_imports_neither_torch_nor_the_orchestrators():
+    program = """
+import sys
+from mlml import declaration
+declaration.read()
+heavy = {"torch", "torchvision", "mlflow", "prefect", "optuna", "dvc", "sklearn", "scipy", "pandas", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_values_never_change(content):
+    experiment = declaration.check(content).experiments["simclr"]
+    with pytest.raises(ValueError, match="frozen"):
+        experiment.config.temperature = 3
+    with pytest.raises(AttributeError):
+        experiment.name = "other"
