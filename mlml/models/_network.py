@@ -1,0 +1,48 @@
+"""What every network of this folder is."""
+
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mlml.config import NetworkConfig
+from mlml.data.dataset import DataSpec
+from mlml.layers.normalize import Normalize
+
+
+class Network(nn.Module):
+    """A map from plain images to features; it normalises them itself.
+
+    Attributes:
+        feature_dim: width of the features.
+        normalize: the first layer, by the statistics of the train images.
+    """
+
+    Config: ClassVar[type[NetworkConfig]]
+    feature_dim: int
+
+    def __init__(self, config: Any, spec: DataSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.normalize = Normalize(spec.mean, spec.std)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        """Features of images in [0, 1]."""
+        raise NotImplementedError
+
+
+def halved(layer: str, size: tuple[int, int], way_out: str) -> tuple[int, int]:
+    """Return the size after a layer of stride 2 with the padding that keeps every pixel.
+
+    Args:
+        layer: its name, the beginning of the error sentence.
+        size: height and width before the layer.
+        way_out: the end of the error sentence.
+
+    Raises:
+        ValueError: a side is 1 and cannot be halved.
+    """
+    height, width = size
+    if min(size) < 2:
+        raise ValueError(f"{layer}: its input must be at least 2x2 to be halved; got {height}x{width}; {way_out}")
+    return (height + 1) // 2, (width + 1) // 2

@@ -1,0 +1,54 @@
+"""A small convolutional network, fit for two CPU cores."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from mlml.config import NetworkConfig
+from mlml.data.dataset import DataSpec
+from mlml.layers.memory import channels_last
+from mlml.models._network import Network, halved
+
+
+class CNN(Network):
+    """Stages of 3x3 convolution, batch norm and ReLU, then the mean over the grid.
+
+    Each stage after the first halves the image and doubles the width, so that all cost about the same. The features
+    are `width` * 2 ** (`num_stages` - 1) wide.
+
+    Raises:
+        ValueError: the image is too small for so many stages.
+    """
+
+    class Config(NetworkConfig):
+        """Numbers of the network."""
+
+        network: Literal["cnn"] = "cnn"
+        width: PositiveInt = 32
+        num_stages: PositiveInt = 4
+
+    config: Config
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        size, before = (spec.height, spec.width), spec.channels
+        layers: list[nn.Module] = []
+        for stage in range(config.num_stages):
+            if stage > 0:
+                size = halved(f"cnn: stage {stage + 1}", size, f"lower num_stages to {stage} or prepare larger images")
+            after = config.width * 2**stage
+            stride = 1 if stage == 0 else 2
+            layers += [
+                nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
+            before = after
+        self.stages = nn.Sequential(*layers)
+        self.feature_dim = before
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        grid: Tensor = self.stages(channels_last(self.normalize(images)))  # (b, d, h_s, w_s)
+        return grid.mean((2, 3))

@@ -1,0 +1,44 @@
+"""Multilayer perceptron over the pixels."""
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from mlml.config import NetworkConfig
+from mlml.data.dataset import DataSpec
+from mlml.models._network import Network
+
+
+class MLP(Network):
+    """Hidden layers of linear map, norm, ReLU and dropout. The features are the last hidden layer."""
+
+    class Config(NetworkConfig):
+        """Numbers of the perceptron."""
+
+        network: Literal["mlp"] = "mlp"
+        hidden_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 256)
+        norm: Literal["none", "batch"] = "batch"
+        dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    config: Config
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        widths = [spec.channels * spec.height * spec.width, *config.hidden_widths]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers.append(nn.Linear(before, after, bias=config.norm == "none"))  # a norm has its own bias
+            if config.norm == "batch":
+                layers.append(nn.BatchNorm1d(after))
+            layers.append(nn.ReLU())
+            if config.dropout_prob > 0:
+                layers.append(nn.Dropout(config.dropout_prob))
+        self.layers = nn.Sequential(*layers)
+        self.feature_dim = widths[-1]
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        features: Tensor = self.layers(self.normalize(images).flatten(1))
+        return features

@@ -1,0 +1,257 @@
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from pydantic import ValidationError
+
+from mlml import catalogue, models
+from mlml.config import DeclarationError, NetworkConfig
+from mlml.data.dataset import DataSpec
+from mlml.models.cnn import CNN
+from mlml.models.mlp import MLP
+from mlml.models.resnet import ResNet
+
+NETWORKS = catalogue.names("models")
+
+
+def make_spec(channels=1, height=8, width=8, mean=0.0, std=1.0):
+    return DataSpec(
+        name="made",
+        channels=channels,
+        height=height,
+        width=width,
+        mean=(mean,) * channels,
+        std=(std,) * channels,
+        sizes={},
+        source={},
+        hashes={},
+    )
+
+
+def declared(name, **numbers):
+    return catalogue.config_class("models", name).model_validate({"network": name, **numbers})
+
+
+def small(name, **numbers):
+    """A config of the network that is quick to run."""
+    quick = {"mlp": {"hidden_widths": (12, 7)}, "cnn": {"width": 4}}.get(name, {})
+    return declared(name, **{**quick, **numbers})
+
+
+def test_the_folder_holds_the_networks():
+    assert {"mlp", "cnn", "resnet"} <= set(NETWORKS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_config_read_without_torch_is_that_of_the_class(name):
+    twin = catalogue.config_class("models", name).model_json_schema()
+    assert twin == catalogue.method_class("models", name).Config.model_json_schema()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
+def test_build_gives_features_of_the_told_width(name, shape):
+    torch.manual_seed(0)
+    network = models.build(small(name), make_spec(*shape))
+    assert isinstance(network, catalogue.method_class("models", name))
+    assert isinstance(network.config, type(network).Config)
+    features = network(torch.rand(2, *shape))
+    assert features.shape == (2, network.feature_dim)
+    features.square().sum().backward()
+    for parameter_name, parameter in network.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_plain_images_are_normalised_by_the_spec(name):
+    torch.manual_seed(0)
+    plain = models.build(small(name), make_spec(3, 9, 10)).eval()
+    normalising = models.build(small(name), make_spec(3, 9, 10, mean=0.25, std=0.5)).eval()
+    weights = {key: value for key, value in plain.state_dict().items() if not key.startswith("normalize.")}
+    assert set(normalising.load_state_dict(weights, strict=False).missing_keys) == {"normalize.mean", "normalize.std"}
+    images = torch.rand(2, 3, 9, 10)
+    torch.testing.assert_close(normalising(images), plain((images - 0.25) / 0.5))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_images_do_not_mix_in_eval_mode(name):
+    torch.manual_seed(0)
+    network = models.build(small(name), make_spec(3, 8, 8)).eval()
+    images = torch.rand(4, 3, 8, 8)
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(network(images[order]), network(images)[order])
+    torch.testing.assert_close(network(images[1:2]), network(images)[1:2])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_lie_in_memory_in_order(name):
+    # safetensors refuses others
+    network = models.build(small(name), make_spec(3, 16, 16))
+    assert all(value.is_contiguous() for value in network.state_dict().values())
+
+
+def test_build_refuses_an_unknown_network():
+    with pytest.raises(DeclarationError, match=r"unknown name 'cn'; did you mean 'cnn'\?"):
+        models.build(NetworkConfig(network="cn"), make_spec())
+
+
+def test_build_validates_by_the_class():
+    with pytest.raises(ValidationError, match="num_stages"):
+        models.build(declared("cnn").model_copy(update={"num_stages": -1}), make_spec())
+
+
+def test_mlp_is_the_paper_form_in_numpy():
+    torch.manual_seed(0)
+    network = MLP(MLP.Config(hidden_widths=(6, 5), norm="none"), make_spec(2, 3, 4, mean=0.4, std=0.3)).eval()
+    images = torch.rand(7, 2, 3, 4)
+    linears = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
+    x = (images.double().numpy() - 0.4) / 0.3
+    x = x.reshape(7, 24)
+    for layer in linears:
+        x = np.maximum(x @ layer.weight.detach().double().numpy().T + layer.bias.detach().double().numpy(), 0)
+    np.testing.assert_allclose(network(images).detach().numpy(), x, rtol=1e-4, atol=1e-6)
+    assert len(linears) == 2
+
+
+def test_mlp_norm_and_dropout_act():
+    spec = make_spec(1, 8, 8)
+    images = torch.rand(256, 1, 8, 8)
+    torch.manual_seed(0)
+    features = MLP(MLP.Config(hidden_widths=(400,), dropout_prob=0.5), spec)(images)
+    # batch norm makes half the entries negative, ReLU drops those, dropout drops half of the others
+    assert (features == 0).double().mean().item() == pytest.approx(0.75, abs=0.02)
+    network = MLP(MLP.Config(hidden_widths=(400,), dropout_prob=0.5), spec).eval()
+    torch.testing.assert_close(network(images), network(images), rtol=0, atol=0)
+    normed = MLP(MLP.Config(hidden_widths=(400,), norm="batch"), spec).layers[:2](images.flatten(1))
+    torch.testing.assert_close(normed.mean(0), torch.zeros(400), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("widths", [(), (8, 0)])
+def test_mlp_refuses_widths_that_make_no_layer(widths):
+    with pytest.raises(ValidationError, match="hidden_widths"):
+        MLP.Config(hidden_widths=widths)
+
+
+def test_cnn_is_its_layers_by_hand():
+    torch.manual_seed(0)
+    network = CNN(CNN.Config(width=3, num_stages=3), make_spec(2, 9, 12))
+    images = torch.rand(4, 2, 9, 12)
+    convolutions = [layer for layer in network.stages if isinstance(layer, torch.nn.Conv2d)]
+    x = images
+    for stage, convolution in enumerate(convolutions):
+        # a 3x3 convolution as a matrix product over the patches
+        patches = torch.nn.functional.unfold(x, 3, padding=1, stride=1 if stage == 0 else 2)  # (b, 9 c, positions)
+        x = convolution.weight.flatten(1) @ patches  # (b, d, positions)
+        mean, var = x.mean((0, 2), keepdim=True), x.var((0, 2), keepdim=True, unbiased=False)
+        x = ((x - mean) / (var + 1e-5).sqrt()).relu()
+        sides = [(9, 12), (5, 6), (3, 3)][stage]
+        x = x.unflatten(2, sides)
+    torch.testing.assert_close(network(images), x.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    assert [layer.out_channels for layer in convolutions] == [3, 6, 12]
+    assert network.feature_dim == 12
+
+
+def test_cnn_refuses_more_stages_than_the_image_has_halvings():
+    CNN(CNN.Config(num_stages=4, width=2), make_spec(1, 8, 8))
+    CNN(CNN.Config(num_stages=4, width=2), make_spec(1, 5, 5))  # 5, 3, 2, 1: an odd side is halved upwards
+    sentence = r"^cnn: stage 5: its input must be at least 2x2 to be halved; got 1x1; lower num_stages to 4 or"
+    with pytest.raises(ValueError, match=sentence):
+        CNN(CNN.Config(num_stages=5, width=2), make_spec(1, 8, 8))
+    with pytest.raises(ValueError, match=r"^cnn: stage 3: .* got 1x8;"):
+        CNN(CNN.Config(num_stages=3, width=2), make_spec(1, 2, 16))
+
+
+def test_cnn_learns_to_tell_bars_apart():
+    torch.manual_seed(0)
+    images = torch.zeros(64, 1, 8, 8)
+    for index in range(64):
+        images[index, 0, index // 2 % 8, :] = 1.0
+    images[1::2] = images[1::2].transpose(2, 3)  # odd ones are upright
+    labels = torch.arange(64) % 2
+    network = models.build(declared("cnn", width=4, num_stages=2), make_spec(1, 8, 8, mean=0.125, std=0.33))
+    head = torch.nn.Linear(network.feature_dim, 2)
+    optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], 0.02)
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(head(network(images)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (head(network.eval()(images)).argmax(1) == labels).all()
+
+
+def test_resnet_is_torchvisions_weight_for_weight():
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet18()
+    theirs.fc = torch.nn.Identity()
+    ours = ResNet(ResNet.Config(depth=18, stem="imagenet"), make_spec(3, 40, 64, mean=0.5, std=0.25))
+    ours.trunk.load_state_dict(theirs.state_dict())  # strict: every weight of theirs has its place in ours
+    ours, theirs = ours.double(), theirs.double()  # batch norm over two images amplifies float32's rounding
+    images = torch.rand(2, 3, 40, 64, dtype=torch.float64)
+    for mode in (True, False):
+        ours.train(mode)
+        theirs.train(mode)
+        torch.testing.assert_close(ours(images), theirs((images - 0.5) / 0.25), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("depth", "feature_dim"), [(18, 512), (34, 512), (50, 2048)])
+def test_resnet_of_each_depth_has_torchvisions_weights(depth, feature_dim):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, f"resnet{depth}")()
+        theirs.fc = torch.nn.Identity()
+        ours = ResNet(ResNet.Config(depth=depth, stem="imagenet"), make_spec(3, 64, 64))
+    shapes = [(name, value.shape) for name, value in ours.trunk.state_dict().items()]
+    assert shapes == [(name, value.shape) for name, value in theirs.state_dict().items()]
+    assert ours.feature_dim == feature_dim
+    strides = [module.stride for module in ours.trunk.modules() if isinstance(module, torch.nn.Conv2d)]
+    assert strides == [module.stride for module in theirs.modules() if isinstance(module, torch.nn.Conv2d)]
+
+
+def test_resnet_small_stem_keeps_the_resolution():
+    torch.manual_seed(0)
+    ours = ResNet(ResNet.Config(stem="cifar"), make_spec(1, 32, 28)).eval()
+    theirs = torchvision.models.resnet18().eval()
+    shared = {key: value for key, value in ours.trunk.state_dict().items() if key != "conv1.weight"}
+    theirs.load_state_dict(shared, strict=False)
+    images = torch.rand(2, 1, 32, 28)
+    x = torch.nn.functional.conv2d(images, ours.trunk.conv1.weight, padding=1)
+    assert x.shape == (2, 64, 32, 28)
+    x = theirs.relu(theirs.bn1(x))  # no pooling
+    x = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(x))))
+    assert x.shape == (2, 512, 4, 4)
+    torch.testing.assert_close(ours(images), x.mean((2, 3)), rtol=1e-3, atol=1e-5)
+
+
+def test_resnet_first_convolution_has_the_variance_of_he():
+    for stem, area in (("cifar", 9), ("imagenet", 49)):
+        torch.manual_seed(0)
+        network = ResNet(ResNet.Config(stem=stem), make_spec(3, 32, 32))
+        wanted = (2 / (64 * area)) ** 0.5  # fan out
+        assert network.trunk.conv1.weight.std().item() == pytest.approx(wanted, rel=0.06)
+
+
+def test_resnet_refuses_images_that_its_stem_shrinks_away():
+    ResNet(ResNet.Config(stem="cifar"), make_spec(1, 8, 8))
+    with pytest.raises(ValueError, match=r"^resnet: layer3: .* got 1x1; take 'stem: cifar' or prepare larger images$"):
+        ResNet(ResNet.Config(stem="imagenet"), make_spec(1, 8, 8))
+    with pytest.raises(ValueError, match=r"^resnet: layer4: .* got 1x1; prepare larger images$"):
+        ResNet(ResNet.Config(stem="cifar"), make_spec(1, 4, 4))
+
+
+def test_torchvision_is_imported_by_resnet_alone():
+    # its import costs time that the other networks need not pay
+    mlml = Path(models.__file__).parents[1]
+    files = [*(mlml / "models").glob("*.py"), *(mlml / "layers").glob("*.py")]
+    imported = {
+        file.name
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+        if name.split(".")[0] == "torchvision"
+    }
+    assert imported == {"resnet.py"}
