@@ -1,6 +1,7 @@
 """The contract between a method and the training loop."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -19,7 +20,7 @@ class Output(NamedTuple):
     """
 
     loss: Tensor
-    metrics: dict[str, Tensor] = {}
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Method(nn.Module):

@@ -71,8 +71,8 @@ class Batches:
         """Return this rank's part of batch n, on the device."""
         epoch, position = divmod(n, self.num_batches)
         if self._epoch[0] != epoch:
-            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(derive(self.seed, "epoch", epoch)))
-            self._epoch = (epoch, order)
+            generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
+            self._epoch = (epoch, torch.randperm(self.size, generator=generator))
         share = self.batch_size // self.world_size
         start = position * self.batch_size + self.rank * share
         return self.at(self._epoch[1][start : start + share])
@@ -86,9 +86,9 @@ class Batches:
             images = torch.from_numpy(self._images[index.numpy()]).to(self.device, non_blocking=True)
         return Batch(as_float(images), self._labels[index.to(self.device)])
 
-    def in_order(self, limit: int | None = None) -> "list[Int[Tensor, ' b']]":
-        """Indices of the split in order, cut into batches: for evaluation. At most `limit` examples."""
-        return list(torch.arange(min(self.size, limit or self.size)).split(self.batch_size))
+    def in_order(self) -> list[Tensor]:
+        """Indices of the split in order, cut into batches of nearly equal size: for evaluation."""
+        return list(torch.arange(self.size).tensor_split(-(-self.size // self.batch_size)))
 
 
 def as_float(images: Tensor) -> Tensor:
