@@ -1,0 +1,1 @@
+"""Records of runs, local first, and how they reach MLflow."""
