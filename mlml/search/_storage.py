@@ -1,0 +1,86 @@
+"""Where a study lies: Optuna's journal, an append-only file, under a lock of the kernel.
+
+Optuna's own locks are files that the holder removes: one that is killed inside leaves the lock behind, and everyone
+else waits 30 seconds for it. The kernel releases a `flock` when its holder dies, however it dies.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+
+class FileLock:
+    """Exclusive lock of the kernel on a file, between processes and between users of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Take the lock; without `wait`, return False at once when another holds it."""
+        descriptor = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class _JournalLock:
+    """The journal's write lock. Whoever takes it first removes what a writer killed in mid-line left at the end."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        self._lock = FileLock(journal.with_name(journal.name + ".flock"))
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        try:
+            _cut_torn_line(self._journal)
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _cut_torn_line(journal: Path) -> None:
+    """Remove a last line without its end: it was never acknowledged, and the next one would be glued to it."""
+    with journal.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def journal_storage(path: Path) -> JournalStorage:
+    """Open the journal at `path`; it is made when absent."""
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))

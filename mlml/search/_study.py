@@ -1,0 +1,291 @@
+"""A study that may be killed at any moment: run again, it ends as if it had never been killed.
+
+What makes it so:
+- the values of trial n are a function of (seed, n, the trials before it): a sampler serves one trial, drawing on a
+  scratch copy of the past, so that no hidden state of a sampler has to survive;
+- a trial enters the journal whole, in one line, with all of its values;
+- a trial that its process left unfinished keeps its number and values and is run again in its own folder, where the
+  objective goes on from its checkpoint; an evaluation that the journal already has is not written again, and a
+  decision not to prune, once gone by, stays;
+- a trial is being run exactly as long as a process holds the kernel's lock on its file.
+"""
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from mlml.config import SearchConfig
+from mlml.search._space import suggest
+from mlml.search._storage import FileLock, journal_storage
+from mlml.seeds import derive
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[int, float], None]
+"""Takes (step, value) of an evaluation; raises optuna.TrialPruned when the trial is to end here."""
+
+Objective = Callable[[dict[str, Any], int, Path, Report], float]
+"""Runs one trial: (values by dotted path, number of the trial, folder of the trial, report) -> value."""
+
+_STUDY = "search"
+_STATES: dict[Any, Literal["complete", "pruned", "failed"]] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+class SearchError(RuntimeError):
+    """A search that cannot go on, or that found nothing; the message names its folder and the way out."""
+
+
+class Record(NamedTuple):
+    """One finished trial.
+
+    Attributes:
+        value: of a complete trial; of a pruned one its last evaluation; None of a failed one.
+        parameters: values by dotted path, in the order of the space.
+        evaluations: value by step.
+        failure: of a failed trial, what it failed at.
+    """
+
+    number: int
+    state: Literal["complete", "pruned", "failed"]
+    value: float | None
+    parameters: dict[str, Any]
+    evaluations: dict[int, float]
+    failure: str | None
+
+
+def run_study(
+    config: SearchConfig,
+    sampler: Callable[[int], optuna.samplers.BaseSampler],
+    folder: Path,
+    objective: Objective,
+    seed: int,
+) -> list[Record]:
+    """Run the trials of a search, going on with what `folder` holds of it.
+
+    The objective must be a function of its values, and go on from what it left in its folder if it finds something
+    there. It must report an evaluation before it makes a checkpoint from which it would not report it again; reporting
+    one again is harmless. A trial whose objective raises an `Exception` counts as failed, and the search goes on.
+
+    Args:
+        config: the search's numbers.
+        sampler: makes the sampler of a trial from its seed, such as `TPE(config).sampler`.
+        folder: of the journal and of the trials' folders; all stay when the search is over.
+        objective: runs one trial.
+        seed: of the search.
+
+    Returns:
+        One record for each of the `config.trials` trials, by number.
+
+    Raises:
+        SearchError: `folder` holds another search, another process runs one of its trials, or no trial was completed.
+    """
+    (folder / "trials").mkdir(parents=True, exist_ok=True)
+    with without_optuna_info():
+        search = _Search.open(config, sampler, folder, seed)
+        while (claimed := search.claim()) is not None:
+            number, lock = claimed
+            try:
+                search.run(number, objective)
+            finally:
+                lock.release()
+        records = search.records()
+    if not any(record.state == "complete" for record in records):
+        first = next((record.failure for record in records if record.failure), "it was pruned")
+        raise SearchError(f"{folder}: none of {len(records)} trials was completed; the first said: {first}")
+    return records
+
+
+def best(records: Sequence[Record], direction: Literal["minimize", "maximize"]) -> Record:
+    """Return the complete trial with the best value, the first of several.
+
+    Raises:
+        ValueError: no trial is complete.
+    """
+    sign = 1 if direction == "minimize" else -1
+    complete = [record for record in records if record.state == "complete"]
+    return min(complete, key=lambda record: (sign * (record.value or 0.0), record.number))
+
+
+@dataclass(frozen=True)
+class _Search:
+    config: SearchConfig
+    sampler: Callable[[int], optuna.samplers.BaseSampler]
+    folder: Path
+    seed: int
+    storage: optuna.storages.JournalStorage
+    study: optuna.Study
+
+    @classmethod
+    def open(
+        cls, config: SearchConfig, sampler: Callable[[int], optuna.samplers.BaseSampler], folder: Path, seed: int
+    ) -> "_Search":
+        """Open the study in `folder`, or begin it."""
+        # more trials of the same search go on with it, so their number may change
+        declared = {"of": type(config).__module__, "seed": seed, **config.model_dump(mode="json", exclude={"trials"})}
+        with FileLock(folder / "study.lock"):
+            storage = journal_storage(folder / "journal.log")
+            study = optuna.create_study(
+                storage=storage,
+                study_name=_STUDY,
+                direction=config.direction,
+                sampler=optuna.samplers.RandomSampler(),  # asked for nothing: see `_sampled`
+                pruner=_pruner(config),
+                load_if_exists=True,
+            )
+            held = study.user_attrs.get("declared")
+            if held is None:
+                study.set_user_attr("declared", declared)
+            elif held != declared:
+                differing = sorted(key for key in {*held, *declared} if held.get(key) != declared.get(key))
+                raise SearchError(
+                    f"{folder}: holds a search with another {', '.join(differing)}; remove it or use another folder"
+                )
+        return cls(config, sampler, folder, seed, storage, study)
+
+    def claim(self) -> tuple[int, FileLock] | None:
+        """Take the next trial: one that a dead process left, else a new one; None when all are finished.
+
+        Returns:
+            The number of the trial, and the lock that says that it is being run.
+        """
+        with FileLock(self.folder / "study.lock"):
+            trials = self.study.get_trials(deepcopy=False)
+            for trial in trials[: self.config.trials]:
+                if trial.state == TrialState.RUNNING:
+                    lock = self._lock(trial.number)
+                    self.storage.set_trial_user_attr(self._id(trial.number), "worker", _worker())
+                    logger.info("trial %d goes on where it was left", trial.number)
+                    return trial.number, lock
+            number = len(trials)
+            if number >= self.config.trials:
+                return None
+            lock = self._lock(number)
+            drawn = self._sampled(trials)
+            self.study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.RUNNING,
+                    params=drawn.params,
+                    distributions=drawn.distributions,
+                    user_attrs={"worker": _worker()},
+                )
+            )
+            return number, lock
+
+    def _lock(self, number: int) -> FileLock:
+        lock = FileLock(self.folder / "trials" / f"{number:04d}.lock")
+        if not lock.acquire(wait=False):
+            worker = self.study.get_trials(deepcopy=False)[number].user_attrs["worker"]
+            who = f"process {worker['pid']} on {worker['host']}"
+            raise SearchError(f"{self.folder}: trial {number} is being run by {who}; wait for it, or end it")
+        return lock
+
+    def _sampled(self, past: Sequence[FrozenTrial]) -> FrozenTrial:
+        """Draw the values of the trial that comes after `past`."""
+        sampler = self.sampler(derive(self.seed, "trial", len(past)) % 2**32)  # NumPy takes 32 bits
+        scratch = optuna.create_study(direction=self.config.direction, sampler=sampler)
+        scratch.add_trials(past)
+        suggest(scratch.ask(), self.config.space)
+        return scratch.get_trials(deepcopy=False)[-1]
+
+    def run(self, number: int, objective: Objective) -> None:
+        """Run a trial to its end and record it."""
+        trial = Trial(self.study, self._id(number))
+        overrides = {path: trial.params[path] for path in self.config.space}
+        folder = self.folder / "trials" / f"{number:04d}"
+        folder.mkdir(exist_ok=True)
+        logger.info("trial %d: %s", number, ", ".join(f"{path}={value}" for path, value in overrides.items()))
+        try:
+            if trial.should_prune():  # killed between its last evaluation and the end that this evaluation called for
+                raise optuna.TrialPruned
+            value = float(objective(overrides, number, folder, _reporter(trial, self.study)))
+            _check_finite(value, self.config.metric)
+        except optuna.TrialPruned:
+            self.study.tell(number, state=TrialState.PRUNED)
+        except Exception as error:
+            logger.warning("trial %d failed: %s", number, error, exc_info=True)
+            sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.storage.set_trial_user_attr(self._id(number), "failure", sentence)
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, value)
+        ended = self._record(self.study.get_trials(deepcopy=False)[number])
+        logger.info("trial %d (of 0 to %d) is %s: %s", number, self.config.trials - 1, ended.state, ended.value)
+
+    def records(self) -> list[Record]:
+        """The finished trials among those that the search is to have."""
+        trials = self.study.get_trials(deepcopy=False)[: self.config.trials]
+        return [self._record(trial) for trial in trials if trial.state.is_finished()]
+
+    def _record(self, trial: FrozenTrial) -> Record:
+        parameters = {path: trial.params[path] for path in self.config.space}
+        evaluations = dict(sorted(trial.intermediate_values.items()))
+        failure = trial.user_attrs.get("failure") if trial.state == TrialState.FAIL else None
+        return Record(trial.number, _STATES[trial.state], trial.value, parameters, evaluations, failure)
+
+    def _id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(_STUDY)
+        found: int = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return found
+
+
+def _reporter(trial: Trial, study: optuna.Study) -> Report:
+    """Return the `report` of a trial; it knows the evaluations that an earlier process reported."""
+    known = dict(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def report(step: int, value: float) -> None:
+        _check_finite(value, f"the evaluation at step {step}")
+        if step in known:  # decided then, or when the trial was taken up again: it goes on
+            if known[step] != value:
+                logger.warning(
+                    "trial %d: step %d gave %r before the kill and %r now; the first counts",
+                    *(trial.number, step, known[step], value),
+                )
+            return
+        if known and step < max(known):
+            raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
+        trial.report(value, step)
+        known[step] = float(value)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    return report
+
+
+def _check_finite(value: float, what: str) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{what} must be finite; got {value}")
+
+
+def _pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
+    if config.pruner == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(config.pruner_startup_trials, config.pruner_warmup_steps)
+
+
+def _worker() -> dict[str, Any]:
+    """Who runs a trial, for people; whether it lives is told by the lock."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+@contextmanager
+def without_optuna_info() -> Iterator[None]:
+    """Keep Optuna from announcing each scratch study."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
