@@ -29,7 +29,7 @@ class DataSpec(Declared):
         std: per-channel standard deviation of the same.
         sizes: number of images in each split.
         source: the declared source, with its numbers.
-        hashes: sha256 of the arrays' content, by file name relative to the folder.
+        hashes: sha256 of each file of the splits, by file name relative to the folder.
         dropped_duplicates: images left out because an equal one stands in the source's own test split.
     """
 

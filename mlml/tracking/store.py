@@ -68,6 +68,18 @@ def connect(uri: str) -> "MlflowClient":
     return MlflowClient(uri)
 
 
+def warm_up(uri: str) -> None:
+    """Import what sending to `uri` will need, so that the first sending does not wait for it."""
+    _be_quiet()
+    import mlflow
+
+    assert mlflow.MlflowClient
+    if _sqlite_path(uri) is not None:
+        from mlflow.store.tracking import sqlalchemy_store
+
+        assert sqlalchemy_store.SqlAlchemyStore
+
+
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     """Find an experiment by name, or make it.
 

@@ -2,9 +2,13 @@
 
 import logging
 import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
+from mlml.tracking import store
 from mlml.tracking.run import OUTBOX, SENDING, Record
 from mlml.tracking.sender import BUSY, UNREACHABLE, Sender, SyncResult, is_sent, reason
 
@@ -43,7 +47,7 @@ def sync_all(root: Path, uri: str) -> list[SyncResult]:
 class Syncer:
     """Sends a run and all that are nested in it every few seconds, in a thread; nothing of it reaches the training.
 
-    mlflow is imported by that thread: begin when the heavy imports of the stage are done.
+    mlflow is imported by that thread, which slows down whatever the process does meanwhile; see `SyncProcess`.
     """
 
     def __init__(self, folder: Path, uri: str, every_seconds: float = 5.0) -> None:
@@ -105,6 +109,40 @@ class Syncer:
             )
 
 
+class SyncProcess:
+    """A `Syncer` in a process of its own: importing mlflow costs a second or two, which a stage need not wait for.
+
+    It gets ready at once, and is told by `begin` which run to send. It lives as long as its standard input: it ends,
+    after a last pass, when this process closes that or dies.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.folder = uri, Path()
+        self._process = subprocess.Popen([sys.executable, "-m", __name__, uri], stdin=subprocess.PIPE)
+
+    def begin(self, folder: Path) -> None:
+        """Send the run in `folder`, and those nested in it, from now on."""
+        assert self._process.stdin is not None
+        self.folder = folder
+        self._process.stdin.write(f"{folder}\n".encode())
+        self._process.stdin.flush()
+
+    def close(self, timeout_seconds: float = 30.0) -> bool:
+        """Have the rest sent, for at most so long, and return whether MLflow has everything."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            return self._process.wait(timeout_seconds) == 0
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            logger.warning(
+                "MLflow at %s did not answer in %.0f s; the run is kept in %s and 'mlml sync' sends it later",
+                *(self.uri, timeout_seconds, self.folder),
+            )
+            return False
+
+
 def _run_folders(root: Path) -> list[Path]:
     """Every folder under `root` that holds a run, parents first."""
     found = []
@@ -113,3 +151,21 @@ def _run_folders(root: Path) -> list[Path]:
         if Record.FILE in files:
             found.append(Path(folder))
     return sorted(found, key=lambda path: (len(path.parts), path))
+
+
+def main() -> None:
+    """Send what lies in the folder that standard input names, until that ends: `python -m mlml.tracking.sync URI`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends, and then this
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    preparing = threading.Thread(target=store.warm_up, args=(sys.argv[1],), daemon=True)
+    preparing.start()
+    folder = sys.stdin.buffer.readline().decode().strip()
+    if not folder:
+        return
+    syncer = Syncer(Path(folder), sys.argv[1])
+    sys.stdin.buffer.read()
+    sys.exit(not syncer.close(timeout_seconds=25.0))
+
+
+if __name__ == "__main__":
+    main()

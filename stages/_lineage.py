@@ -1,0 +1,91 @@
+"""Where a stage's result comes from: its command, parameters and the md5s of what it reads, as DVC itself sees them.
+
+The key of a stage is a hash of all that. Checkpoints and run records lie under it, so that what was made from other
+code, data or numbers is never picked up.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What determines the result of one stage."""
+
+    stage: str  # as DVC addresses it, such as "pretext@simclr"
+    command: str
+    dependencies: Mapping[str, str]  # path -> md5
+    parameters: Mapping[str, Any]
+    outputs: tuple[str, ...]  # paths
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits; equal when nothing that the result depends on has changed."""
+        facts = [self.stage, self.command, sorted(self.dependencies.items()), self.parameters]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def of(stage: str) -> Lineage:
+    """Return the lineage of a stage of the dvc.yaml in the working directory, from the files as they lie there."""
+    return of_all([stage])[stage]
+
+
+def of_all(stages: Iterable[str]) -> dict[str, Lineage]:
+    """Return the lineage of several stages, by their names."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        return {stage: _read(stage, *repo.stage.collect(stage)) for stage in stages}
+
+
+def _read(name: str, stage: Any) -> Lineage:
+    from dvc.dependency.param import ParamsDependency
+
+    parameters: dict[str, Any] = {}
+    dependencies: dict[str, str] = {}
+    for dependency in stage.deps:
+        if isinstance(dependency, ParamsDependency):
+            parameters.update(dependency.read_params())
+        else:
+            dependencies[dependency.def_path] = dependency.get_hash().value
+    return Lineage(name, stage.cmd, dependencies, parameters, tuple(out.def_path for out in stage.outs))
+
+
+def run_folder(root: Path, lineage: Lineage) -> Path:
+    """Return the folder of a stage's run records and checkpoints."""
+    return root / ".mlml" / "runs" / lineage.stage / lineage.key
+
+
+def output_hashes(stage: str) -> dict[str, str]:
+    """Return the md5 of each output of a stage that has written them: what DVC is about to put into dvc.lock."""
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        [found] = repo.stage.collect(stage)
+        return {out.def_path: out.get_hash().value for out in found.outs if out.exists}
+
+
+def git_state(folder: Path) -> tuple[str, bool]:
+    """Return the commit, and whether files differ from it; "" outside of a repository.
+
+    dvc.lock and reports/ do not count: DVC itself rewrites them while it runs.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--", ".", ":!dvc.lock", ":!reports")
+    return commit, bool(changed)
+
+
+def store_root() -> Path:
+    """Return the folder that holds .mlml: the repository's, also from an isolated copy of `dvc exp run --temp`."""
+    return Path(os.environ.get("DVC_ROOT", Path.cwd()))
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

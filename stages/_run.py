@@ -1,0 +1,146 @@
+"""What every stage does around its work: check the declaration, open its run, be one Prefect flow, leave a record."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlml.declaration import Declaration
+from mlml.tracking.run import Run, Status
+from mlml.tracking.store import tracking_uri
+from mlml.tracking.sync import SyncProcess
+from stages import _lineage, _servers
+from stages._life import end_with_dvc, only_one
+from stages._steps import Steps, run_flow
+from stages.check import read_or_exit
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "mlml"
+"""Name of the MLflow experiment that holds every run."""
+
+
+@dataclass
+class Stage:
+    """A stage at work.
+
+    Attributes:
+        name: of the entry in params.yaml.
+        address: of the stage, as DVC has it, such as "pretext@simclr".
+        folder: of this run's records and checkpoints, outside of what DVC removes.
+        run: the stage's MLflow run.
+        tags: of the stage's run, and of every run nested in it.
+        steps: runs named pieces of work as Prefect tasks.
+        at_end: called when the outputs are written, before the runs count as finished: what removes checkpoints.
+    """
+
+    name: str
+    address: str
+    declaration: Declaration
+    folder: Path
+    run: Run
+    tags: dict[str, str]
+    steps: Steps = field(default_factory=Steps)
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    _nested: list[Run] = field(default_factory=list)
+
+    def nested_run(self, label: str, parameters: Mapping[str, Any], **tags: str) -> Run:
+        """Open a run inside the stage's, such as that of one seed; checkpoints and points may lie in its folder.
+
+        It stays open until the stage ends: a finished run would be begun anew by a stage that is killed and run again.
+        """
+        run = Run.open(
+            self.folder / label,
+            f"{self.name} {label}",
+            EXPERIMENT,
+            {**self.tags, **tags},
+            parameters,
+            parent=self.folder,
+        )
+        self._nested.append(run)
+        return run
+
+    def finish(self, status: Status) -> None:
+        """End every run."""
+        for run in [*self._nested, self.run]:
+            run.finish(status)
+
+
+def run_stage(group: str, work: Callable[[Stage], None]) -> None:
+    """Run the entry that the command line names as one stage of a group of dvc.yaml.
+
+    Exit codes: 2 when the declaration has faults; 1 when the work fails.
+    """
+    started = time.monotonic()
+    end_with_dvc()
+    declared = read_or_exit()
+    name = sys.argv[1] if len(sys.argv) > 1 else group
+    address = f"{group}@{name}" if len(sys.argv) > 1 else group
+    root = _lineage.store_root()
+    _servers.apply_settings(root)
+    syncer = SyncProcess(tracking_uri(root))
+    lineage = _lineage.of(address)
+    folder = _lineage.run_folder(root, lineage)
+    with only_one(folder):
+        tags = _tags(address, name, lineage)
+        run = Run.open(folder, address, EXPERIMENT, tags, lineage.parameters)
+        syncer.begin(folder)
+        stage = Stage(name, address, declared, folder, run, tags)
+
+        def body(steps: Steps) -> None:
+            stage.steps = steps
+            stage.tags["prefect.flow_run_id"] = steps.flow_run_id or ""
+            run.add_tags({"prefect.flow_run_id": steps.flow_run_id or ""})
+            work(stage)
+
+        try:
+            run_flow(group, address, _servers.ensure_prefect(root), body, {"stage": address, "entry": name})
+            run.add_tags({f"dvc.out.{path}": md5 for path, md5 in _lineage.output_hashes(address).items()})
+            run.log("system/seconds", time.monotonic() - started)
+            for action in stage.at_end:
+                action()
+        except BaseException as error:
+            stage.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        else:
+            stage.finish("FINISHED")
+        finally:
+            syncer.close()
+    _leave()
+
+
+def _leave() -> None:
+    """End the process at once: all is written and sent, and taking torch and Prefect apart takes most of a second."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _tags(address: str, name: str, lineage: _lineage.Lineage) -> dict[str, str]:
+    """Lineage as MLflow tags."""
+    commit, dirty = _lineage.git_state(Path.cwd())
+    return {
+        "dvc.stage": address,
+        "dvc.key": lineage.key,
+        "dvc.cmd": lineage.command,
+        "dvc.exp": os.environ.get("DVC_EXP_NAME", ""),
+        "mlml.experiment": name,
+        "git.commit": commit,
+        "git.dirty": str(dirty).lower(),
+        **{f"dvc.dep.{path}": md5 for path, md5 in lineage.dependencies.items()},
+        **{f"version.{package}": version for package, version in versions().items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, without importing it."""
+    from importlib.metadata import version
+    from platform import python_version
+
+    packages = ("torch", "torchvision", "numpy", "scikit-learn")
+    return {"python": python_version(), **{package: version(package) for package in packages}}

@@ -1,0 +1,119 @@
+"""The work of a search stage: every trial is a training of the searched experiment with other numbers.
+
+reports/search/<name>/           best.yaml, trials.csv
+reports/figures/<name>/          history and importance
+reports/metrics/<name>.json      the best value, and how many trials were completed, pruned and failed
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna import TrialPruned
+
+from mlml import catalogue, declaration, distributed
+from mlml.config import SearchConfig
+from mlml.data.dataset import PreparedData
+from mlml.declaration import Experiment
+from mlml.search._outputs import write_outputs
+from mlml.search._study import Report, SearchError, best, run_study
+from mlml.tracking.run import Run
+from stages._run import Stage
+from stages._training import FIGURES, clear_checkpoints, device_name, fresh_folder, log_data, train, write_metrics
+from stages.prepare import PREPARED
+
+SEARCHES = Path("reports/search")
+
+
+def search(stage: Stage) -> None:
+    """Run the trials that are not finished yet, and write what was found."""
+    experiment = stage.declaration.experiments[stage.name]
+    target = stage.declaration.experiments[experiment.config.experiment]
+    device = distributed.start()
+    data = PreparedData(PREPARED / target.dataset)
+    stage.run.add_tags({"device": device_name(device), "mlml.target": target.name})
+    log_data(stage, data)
+    method_class = catalogue.method_class(catalogue.SECTIONS["search"], experiment.method)
+    config: SearchConfig = method_class.Config.model_validate(experiment.config.model_dump())
+    study = stage.folder / "study"
+    opened: set[int] = set()
+
+    def objective(overrides: dict[str, Any], number: int, _: Path, report: Report) -> float:
+        opened.add(number)
+        return run_trial(stage, experiment, target, data, device, overrides, number, report)
+
+    seed = experiment.seeds[0]
+    trials = partial(run_study, config, method_class(config).sampler, study, objective, seed)
+    records = stage.steps.run(f"run {config.trials} trials", trials)
+    for record in records:
+        if record.number not in opened:  # finished by a process that was killed before it could end their runs
+            trial_run(stage, record.number, record.parameters)
+
+    def write() -> None:
+        folder, figures = fresh_folder(SEARCHES / stage.name), fresh_folder(FIGURES / stage.name)
+        write_outputs(config, records, folder)
+        for picture in folder.glob("*.png"):
+            picture.rename(figures / picture.name)
+        found = best(records, config.direction).value
+        assert found is not None  # the best is a complete trial
+        states = {
+            f"trials/{state}": sum(r.state == state for r in records) for state in ("complete", "pruned", "failed")
+        }
+        write_metrics(stage, {seed: {config.metric: found, **states}})
+        for path in (folder, figures):
+            stage.run.log_artifact(path)
+
+    stage.steps.run("write outputs", write)
+    stage.at_end.append(partial(shutil.rmtree, study))
+
+
+def trial_run(stage: Stage, number: int, overrides: dict[str, Any]) -> Run:
+    """Open the nested run of a trial."""
+    run = stage.nested_run(f"trial_{number:04d}", overrides, **{"mlml.trial": str(number)})
+    stage.at_end.append(partial(clear_checkpoints, run.folder))
+    return run
+
+
+def run_trial(
+    stage: Stage,
+    search: Experiment,
+    target: Experiment,
+    data: PreparedData,
+    device: torch.device,
+    overrides: dict[str, Any],
+    number: int,
+    report: Report,
+) -> float:
+    """Train the target with other numbers, as a nested MLflow run; returns the metric's mean over the search's seeds.
+
+    Raises:
+        TrialPruned: by `report`, at an evaluation of the first seed.
+        SearchError: the experiment does not measure the metric.
+    """
+    metric: str = search.config.metric
+    experiment = declaration.resolve(target.family, target.name, declaration.overridden(target.raw, overrides))
+    run = trial_run(stage, number, overrides)
+
+    def measure(metrics: dict[str, float]) -> float:
+        if metric not in metrics:
+            raise SearchError(
+                f"search.{search.name}.metric: {target.name!r} has no {metric!r}; it has {', '.join(metrics)}"
+            )
+        return metrics[metric]
+
+    values: list[float] = []
+    try:
+        for seed in search.seeds:
+            first = seed == search.seeds[0]
+            watch = (lambda step, metrics: report(step, measure(metrics))) if first else None
+            folder = run.folder if first else run.folder / f"seed_{seed}"
+            values.append(measure(train(experiment, data, seed, folder, device, watch)[1]))
+    except TrialPruned:
+        run.add_tags({"mlml.trial.state": "pruned"})
+        raise
+    value = sum(values) / len(values)
+    run.log("objective", value)
+    run.add_tags({"mlml.trial.state": "complete"})
+    return value

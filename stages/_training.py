@@ -1,0 +1,157 @@
+"""What the stages that train have in common: every seed through the one loop, then the outputs.
+
+models/<name>/seed_<s>/          the trained method
+reports/metrics/<name>.json      mean, 95 % interval and value by seed of each metric
+reports/curves/<name>.csv        one row per evaluation and seed
+reports/figures/<name>/          pictures, of the families that make some
+"""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mlml import checkpoint, distributed, model_folder, points
+from mlml.data.batches import Batches
+from mlml.data.dataset import DataError, PreparedData
+from mlml.declaration import Experiment
+from mlml.method import Method
+from mlml.seeds import seed_everything
+from mlml.statistics import summarise
+from mlml.train import fit
+from stages._run import Stage
+from stages.prepare import PREPARED
+
+MODELS = Path("models")
+METRICS = Path("reports/metrics")
+CURVES = Path("reports/curves")
+FIGURES = Path("reports/figures")
+
+Assess = Callable[[Method, PreparedData, int], dict[str, float]]
+"""Measures a trained method: (method, data, seed) -> metrics."""
+
+
+def train_experiment(stage: Stage, assess: Assess) -> None:
+    """Train every seed of an experiment, measure it, and write the outputs of the stage."""
+    experiment = stage.declaration.experiments[stage.name]
+    device = distributed.start()
+    data = PreparedData(PREPARED / experiment.dataset)
+    stage.run.add_tags({"device": device_name(device)})
+    log_data(stage, data)
+    results: dict[int, dict[str, float]] = {}
+    folders: dict[int, Path] = {}
+    for seed in experiment.seeds:
+        run = stage.nested_run(f"seed_{seed}", experiment.resolved(), **{"mlml.seed": str(seed)})
+        folder = folders[seed] = run.folder
+        method, metrics = stage.steps.run(f"train seed {seed}", partial(train, experiment, data, seed, folder, device))
+        stage.at_end.append(partial(clear_checkpoints, folder))
+        measured = stage.steps.run(f"evaluate seed {seed}", partial(assess, method.eval(), data, seed))
+        for name, value in measured.items():
+            run.log(name, value)
+        results[seed] = {**metrics, **measured}
+        model_folder.save(MODELS / stage.name / f"seed_{seed}", experiment.family, experiment.method, method)
+    stage.steps.run("write outputs", lambda: write_outputs(stage, results, folders))
+    stage.run.log_artifact(MODELS / stage.name)
+
+
+def train(
+    experiment: Experiment,
+    data: PreparedData,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[Method, dict[str, float]]:
+    """Train one seed of an experiment, or go on from its checkpoint; returns the method and its validation metrics."""
+    seed_everything(seed, "init")
+    method = model_folder.build(experiment.family, experiment.method, experiment.config, data.spec).to(device)
+    if not method.phases:
+        return method, {}
+    config = experiment.config.train
+    batches = [split_batches(data, name, config.batch_size, seed, device) for name in ("train", "validation")]
+    fitted = fit(method, batches[0], batches[1], config, seed, folder, on_evaluation)
+    return method, fitted.metrics
+
+
+def split_batches(data: PreparedData, name: str, batch_size: int, seed: int, device: torch.device) -> Batches:
+    """Batches of one split of prepared data, this rank's part of them."""
+    split = data.split(name)
+    ranks = (distributed.rank(), distributed.world_size())
+    return Batches(split.images, split.labels, batch_size, seed, device, *ranks)
+
+
+def write_outputs(stage: Stage, results: Mapping[int, Mapping[str, float]], folders: Mapping[int, Path]) -> None:
+    """Write metrics and curves, and log them with the stage's run."""
+    write_metrics(stage, results)
+    CURVES.mkdir(parents=True, exist_ok=True)
+    path = CURVES / f"{stage.name}.csv"
+    write_curves(path, {seed: folder / "points.jsonl" for seed, folder in folders.items()})
+    stage.run.log_artifact(path)
+
+
+def write_metrics(stage: Stage, results: Mapping[int, Mapping[str, float]]) -> None:
+    """Write mean, 95 % interval and value by seed of each metric, and log the means with the stage's run."""
+    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+    summary = {name: summarise({seed: metrics[name] for seed, metrics in results.items()}) for name in names}
+    METRICS.mkdir(parents=True, exist_ok=True)
+    path = METRICS / f"{stage.name}.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+    for name, values in summary.items():
+        for key, suffix in (("mean", ""), ("interval95", "/interval95")):
+            value = values[key]
+            if value is not None:
+                stage.run.log(name + suffix, value)
+    stage.run.log_artifact(path)
+
+
+def write_curves(path: Path, point_files: Mapping[int, Path]) -> None:
+    """Write one row per evaluation and seed: the validation metrics, and the train metrics last logged before it."""
+    rows: list[dict[str, float]] = []
+    for seed, point_file in point_files.items():
+        latest: dict[str, float] = {}
+        for name, step, value in points.read(point_file):
+            if name.startswith("validation/"):
+                if not rows or (rows[-1]["seed"], rows[-1]["step"]) != (seed, step):
+                    rows.append({"step": step, "seed": seed, **latest})
+                rows[-1][name] = value
+            elif not name.startswith(("system/", "test/")):
+                latest[name] = value
+    columns = list(dict.fromkeys(["step", "seed", "validation/loss", *(name for row in rows for name in row)]))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a finished run, wherever under its folder the loop put them."""
+    for path in {path.parent for path in folder.rglob("step_*")}:
+        checkpoint.clear(path)
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Return an empty folder, whatever an earlier run left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def log_data(stage: Stage, data: PreparedData) -> None:
+    """Record the data set with the stage's run."""
+    digest = data.spec.hashes.get("train/images.npy")
+    if digest is None:
+        raise DataError(
+            f"{data.folder / 'spec.json'}: has no hash of train/images.npy; run 'dvc repro -f' on its stage"
+        )
+    stage.run.log_dataset(data.spec.name, digest, str(data.folder))
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the device, as a person knows it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"

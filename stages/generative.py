@@ -1,0 +1,46 @@
+"""Train a generative experiment and draw from it: `python -m stages.generative NAME`."""
+
+from stages._run import Stage, run_stage
+
+NUM_IMAGES = 64
+COLUMNS = 8
+INTERPOLATIONS = 8
+INTERPOLATION_STEPS = 10
+
+
+def work(stage: Stage) -> None:
+    """Train every seed; measure the loss on test, and draw samples, reconstructions and interpolations."""
+    import torch
+
+    from mlml import figures
+    from mlml.data.dataset import PreparedData
+    from mlml.method import Method, Reconstructs, Samples
+    from mlml.seeds import generator
+    from mlml.train import evaluate
+    from stages._training import FIGURES, fresh_folder, split_batches, train_experiment
+
+    folder = fresh_folder(FIGURES / stage.name)
+
+    @torch.no_grad()
+    def assess(method: Method, data: PreparedData, seed: int) -> dict[str, float]:
+        device = next(method.parameters()).device
+        test = split_batches(data, "test", method.config.train.batch_size, seed, device)
+        if isinstance(method, Samples):
+            samples = method.sample(NUM_IMAGES, generator(device, seed, "samples"))
+            figures.image_grid(samples.cpu().numpy(), COLUMNS, folder / f"seed_{seed}_samples.png")
+        if isinstance(method, Reconstructs):
+            images = test.at(torch.arange(min(test.size, 4 * COLUMNS))).images
+            again = method.reconstruct(images)
+            path = folder / f"seed_{seed}_reconstructions.png"
+            figures.pairs_grid(images.cpu().numpy(), again.cpu().numpy(), COLUMNS, path)
+            half = min(len(images) // 2, INTERPOLATIONS)
+            between = method.interpolate(images[:half], images[half : 2 * half], INTERPOLATION_STEPS)
+            figures.rows_grid(between.cpu().numpy(), folder / f"seed_{seed}_interpolation.png")
+        return {f"test/{name}": value for name, value in evaluate(method, test, seed).items()}
+
+    train_experiment(stage, assess)
+    stage.run.log_artifact(folder)
+
+
+if __name__ == "__main__":
+    run_stage("generative", work)

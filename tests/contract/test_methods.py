@@ -1,0 +1,231 @@
+"""What every method of every family promises to the loop. A new file in a family is picked up by itself."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from blobs import write_prepared
+
+from mlml import catalogue, model_folder, points
+from mlml.config import DeclarationError
+from mlml.data.batches import Batches
+from mlml.declaration import resolve
+from mlml.method import Encodes, Samples
+from mlml.seeds import derive, seed_everything
+from mlml.train import evaluate, fit
+
+CPU = torch.device("cpu")
+METHODS = [(family, name) for family in ("supervised", "pretext", "generative") for name in catalogue.names(family)]
+TRAINED = [(family, name) for family, name in METHODS if catalogue.class_constant(family, name, "phases", None) != ()]
+TRAIN = {
+    "steps": 12,
+    "batch_size": 16,
+    "log_every": 2,
+    "evaluate_every": 4,
+    "checkpoint_every": 3,
+    "optimizer": {"name": "adamw", "learning_rate": 0.01},
+    "ema_decay": 0.9,
+    "clip_norm": 10.0,
+    "accumulate": 2,
+}
+
+
+def entry(family: str, name: str, **train) -> dict:
+    """The smallest entry of a method: what it requires, and nothing else."""
+    fields = catalogue.config_class(family, name).model_fields
+    given = {"encoder": {"network": "mlp", "hidden_widths": [16, 16]}, "train": {**TRAIN, **train}}
+    return {"method": name, "dataset": "blobs", **{key: value for key, value in given.items() if key in fields}}
+
+
+def build(family, name, data, seed=0, **train):
+    experiment = resolve(family, name, entry(family, name, **train))
+    seed_everything(seed, "init")
+    return model_folder.build(family, name, experiment.config, data.spec)
+
+
+def batches(data, split, seed=0, rank=0, world_size=1):
+    arrays = data.split(split)
+    return Batches(arrays.images, arrays.labels, TRAIN["batch_size"], seed, CPU, rank, world_size)
+
+
+def train(family, name, data, folder, seed=0, **numbers):
+    method = build(family, name, data, seed, **numbers)
+    fitted = fit(
+        method, batches(data, "train", seed), batches(data, "validation", seed), method.config.train, seed, folder
+    )
+    return method, fitted
+
+
+@pytest.mark.parametrize(("family", "name"), TRAINED)
+class TestTrainedMethod:
+    def test_one_loop_trains_it(self, family, name, blob_data, tmp_path):
+        before = {key: value.clone() for key, value in build(family, name, blob_data).state_dict().items()}
+        method, fitted = train(family, name, blob_data, tmp_path)
+        assert fitted.steps == 12
+        assert math.isfinite(fitted.metrics["validation/loss"])
+        changed = {key for key, value in method.state_dict().items() if not torch.equal(value, before[key])}
+        owned = {id(p) for phase in method.phases for p in method.phase_parameters(phase)}
+        for key, parameter in method.named_parameters():
+            assert (key in changed) == (id(parameter) in owned), key
+
+    def test_every_owned_parameter_gets_a_finite_gradient(self, family, name, blob_data):
+        method = build(family, name, blob_data)
+        for phase in dict.fromkeys(method.phases):
+            method.zero_grad()
+            batch = method.augment(batches(blob_data, "train")(0), torch.Generator().manual_seed(0))
+            method(batch, phase).loss.backward()
+            for parameter in method.phase_parameters(phase):
+                assert parameter.grad is not None
+                assert parameter.grad.isfinite().all()
+
+    def test_a_run_that_stopped_ends_as_if_it_had_not(self, family, name, blob_data, tmp_path):
+        whole, fitted = train(family, name, blob_data, tmp_path / "whole")
+
+        class Stopped(BaseException):
+            pass
+
+        def stop(step, metrics):
+            if step == 8:
+                raise Stopped
+
+        method = build(family, name, blob_data)
+        splits = batches(blob_data, "train"), batches(blob_data, "validation")
+        with pytest.raises(Stopped):
+            fit(method, *splits, method.config.train, 0, tmp_path / "parts", stop)
+        assert sorted(path.stem for path in (tmp_path / "parts").glob("*.ckpt"))[-1] == "step_000000006"
+        resumed, again = train(family, name, blob_data, tmp_path / "parts")
+        for key, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), key
+        assert fitted.metrics == again.metrics
+        history = [
+            [point for point in points.read(tmp_path / part / "points.jsonl") if not point[0].startswith("system/")]
+            for part in ("whole", "parts")
+        ]
+        assert history[0] == history[1]
+
+    def test_the_seed_matters(self, family, name, blob_data, tmp_path):
+        losses = {train(family, name, blob_data, tmp_path / str(s), s)[1].metrics["validation/loss"] for s in (0, 1)}
+        assert len(losses) == 2
+
+    def test_evaluation_repeats(self, family, name, blob_data):
+        method = build(family, name, blob_data)
+        first, second = (evaluate(method, batches(blob_data, "validation"), 0) for _ in range(2))
+        assert first == second
+
+    def test_bfloat16_stays_near_float32(self, family, name, blob_data, tmp_path):
+        losses = [
+            train(family, name, blob_data, tmp_path / precision, precision=precision)[1].metrics["validation/loss"]
+            for precision in ("float32", "bfloat16")
+        ]
+        assert losses[0] != losses[1]
+        assert losses[1] == pytest.approx(losses[0], rel=0.25)
+
+
+@pytest.mark.parametrize(("family", "name"), METHODS)
+class TestMethod:
+    def test_saved_and_loaded_it_is_the_same(self, family, name, blob_data, tmp_path):
+        method = build(family, name, blob_data).eval()
+        model_folder.save(tmp_path / "model", family, name, method)
+        loaded = model_folder.load(tmp_path / "model")
+        assert type(loaded) is type(method)
+        assert not loaded.training
+        for key, value in method.state_dict().items():
+            assert torch.equal(value, loaded.state_dict()[key]), key
+        images = batches(blob_data, "test")(0).images
+        if isinstance(method, Encodes):
+            assert torch.equal(loaded.encode(images), method.encode(images))
+            assert loaded.encode(images).shape == (16, method.feature_dim)
+        if isinstance(method, Samples):
+            drawn = [m.sample(5, torch.Generator().manual_seed(1)) for m in (method, loaded)]
+            assert drawn[0].shape == (5, 1, 8, 8)
+            assert torch.equal(*drawn)
+            assert drawn[0].min() >= 0
+            assert drawn[0].max() <= 1
+
+    def test_an_unknown_key_is_refused(self, family, name):
+        with pytest.raises(DeclarationError, match=rf"^{family}\.{name}\.nope: unknown key"):
+            resolve(family, name, {**entry(family, name), "nope": 1})
+
+    def test_the_config_read_without_torch_is_the_real_one(self, family, name):
+        read, real = catalogue.config_class(family, name), catalogue.method_class(family, name).Config
+        assert read.model_json_schema() == real.model_json_schema()
+
+    def test_each_field_refuses_a_wrong_value(self, family, name):
+        for field in catalogue.config_class(family, name).model_fields:
+            wrong = {**entry(family, name), field: {"no such": "thing"}}
+            with pytest.raises(DeclarationError, match=rf"^{family}\.{name}\.{field}"):
+                resolve(family, name, wrong)
+
+
+@pytest.mark.parametrize(("family", "name"), [case for case in TRAINED if case[0] == "pretext"])
+def test_pretexts_do_not_read_labels(family, name, tmp_path):
+    labelled, unlabelled = (
+        write_prepared(tmp_path / "a" / "blobs"),
+        write_prepared(tmp_path / "b" / "blobs", labelled=False),
+    )
+    with_labels, _ = train(family, name, labelled, tmp_path / "with")
+    without, _ = train(family, name, unlabelled, tmp_path / "without")
+    for key, value in with_labels.state_dict().items():
+        assert torch.equal(value, without.state_dict()[key]), key
+
+
+RANK_PROGRAM = """
+import sys, json, hashlib
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from test_methods import *
+from mlml import distributed
+distributed.start()
+rank, world = distributed.rank(), distributed.world_size()
+out = Path(sys.argv[2])
+data = PreparedData(Path(sys.argv[3]))
+report = {}
+for family, name in TRAINED:
+    method = build(family, name, data)
+    splits = [batches(data, split, 0, rank, world) for split in ("train", "validation")]
+    seen = splits[0](0).images.double().sum().item()
+    fit(method, *splits, method.config.train, 0, out / name)
+    report[name] = {"seen": seen, "weights": {k: v.double().abs().sum().item() for k, v in method.named_parameters()}}
+(out / f"rank_{rank}.json").write_text(json.dumps(report))
+distributed.stop()
+"""
+
+
+def test_two_ranks_with_different_data_stay_equal(tmp_path, blob_data):
+    program = tmp_path / "program.py"
+    program.write_text("from mlml.data.dataset import PreparedData\n" + RANK_PROGRAM)
+    here = Path(__file__).parent
+    paths = f"{here}:{here.parent}:{Path.cwd()}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(program), str(here), str(tmp_path), str(blob_data.folder)],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0].keys() == {name for _, name in TRAINED}
+    for name in ranks[0]:
+        assert ranks[0][name]["seen"] != ranks[1][name]["seen"]
+        assert ranks[0][name]["weights"] == ranks[1][name]["weights"], name
+
+
+def test_networks_configs_read_without_torch_are_the_real_ones():
+    for name in catalogue.names("models"):
+        read, real = catalogue.config_class("models", name), catalogue.method_class("models", name).Config
+        assert read.model_json_schema() == real.model_json_schema()
+
+
+def test_seeds_are_the_same_in_every_process():
+    program = "from mlml.seeds import derive; print(derive(3, 'step', 7))"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert int(printed) == derive(3, "step", 7) != derive(37, "step")
+    assert 0 <= derive(3, "step", 7) < 2**63

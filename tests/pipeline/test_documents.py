@@ -1,0 +1,60 @@
+"""What README and docs/ tell a user to type is what runs here or in CI."""
+
+import re
+from pathlib import Path
+
+DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
+
+RUN_BY_TESTS = {
+    "make repro": "test_repro.py",
+    "make test": ".ci/run",
+    "make up": "test_make.py",
+    "make down": "test_make.py",
+    "make help": "test_make.py",
+    "mlml check": "test_repro.py",
+    "mlml sync": "test_repro.py",
+    "dvc repro": "test_repro.py",
+    "dvc repro probe@simclr_linear": "test_repro.py",
+    "dvc status": "test_repro.py",
+    "dvc metrics diff": "test_repro.py",
+    "dvc plots show reports/curves/simclr.csv": "test_repro.py",
+}
+"""Command -> where it is run."""
+
+RUN_BY_HAND = re.compile(r"^(python -m benchmarks|make benchmark|cp experiments/|ln -s |python -m pytest)")
+"""Measurements, which no test repeats."""
+
+
+def commands(text: str) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.S | re.M)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip() and line[0] != "#"]
+
+
+def test_every_command_is_run():
+    for document in DOCUMENTS:
+        for command in commands(document.read_text()):
+            assert command in RUN_BY_TESTS or RUN_BY_HAND.match(command), f"{document}: {command!r} is run by no test"
+
+
+def test_the_tests_named_run_them():
+    here = Path("tests/pipeline")
+    for command, place in RUN_BY_TESTS.items():
+        text = Path(place).read_text() if place.startswith(".") else (here / place).read_text()
+        words = command.split()
+        quoted = ", ".join(f'"{word}"' for word in words)
+        assert command in text or quoted in text or f'"{words[-1]}"' in text, f"{place} does not run {command!r}"
+
+
+def test_links_lead_to_files():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document} links to {target}, which does not exist"
+
+
+def test_every_method_is_listed():
+    from mlml import catalogue
+
+    text = Path("docs/methods.md").read_text() + Path("docs/data.md").read_text()
+    for folder in (*catalogue.SECTIONS.values(), "models"):
+        for name in catalogue.names(folder):
+            assert f"`{name}`" in text, f"docs say nothing of {folder}/{name}"

@@ -1,0 +1,135 @@
+"""A stage killed at any moment, and run again, ends bit for bit as if it had not been killed."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+LONG = (
+    "train: &train {steps: 400, batch_size: 64, log_every: 7, evaluate_every: 50, checkpoint_every: 20, ema_decay: 0.9}"
+)
+SHORT = "train: &train {steps: 12, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 5}"
+LIMIT_SECONDS = 120
+
+OUTPUTS = {
+    "pretext@simclr": ("models/simclr", "reports/metrics/simclr.json", "reports/curves/simclr.csv"),
+    "generative@vae": ("models/vae", "reports/metrics/vae.json", "reports/curves/vae.csv", "reports/figures/vae"),
+    "search@rate": ("reports/search/rate", "reports/metrics/rate.json", "reports/figures/rate"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(project) -> dict[str, dict[str, str]]:
+    """Outputs and metric history of each stage, made without a kill."""
+    project.edit("params.yaml", SHORT, LONG)
+    project.repro(*OUTPUTS)
+    return {stage: left_behind(project, stage) for stage in OUTPUTS}
+
+
+def left_behind(project, stage: str) -> dict[str, str]:
+    """Hashes of the outputs, and every metric point but the timings."""
+    history = {}
+    for path in sorted((project.folder / ".mlml/runs" / stage).rglob("points.jsonl")):
+        points = [json.loads(line) for line in path.open()]
+        history[path.parent.name] = [
+            (p["name"], p["step"], p["value"]) for p in points if not p["name"].startswith("system/")
+        ]
+    return {**project.hashes(*OUTPUTS[stage]), "history": json.dumps(history)}
+
+
+def processes(stage: str, folder: Path) -> list[psutil.Process]:
+    """The stage's own process, under `dvc`."""
+    group, name = stage.split("@")
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if words[1:] == ["-m", f"stages.{group}", name] and process.info["cwd"] == str(folder):
+            found.append(process)
+    return found
+
+
+def wait_for(condition: Callable[[], object], what: str) -> object:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+def newest_step(runs: Path) -> int:
+    names = [path.stem for path in runs.rglob("step_*.ckpt")]
+    return max((int(name.removeprefix("step_")) for name in names), default=-1)
+
+
+def checkpoints_written(runs: Path) -> int:
+    """How far a stage is, counted in files that only grow: works for searches, which have many small runs."""
+    return sum(path.stat().st_size for path in runs.rglob("points.jsonl"))
+
+
+MOMENTS = {
+    "pretext@simclr": [
+        ("stage", lambda runs: runs.exists()),
+        ("stage", lambda runs: newest_step(runs) >= 40),
+        ("dvc", lambda runs: newest_step(runs) >= 200),
+        ("stage", lambda runs: newest_step(runs / "..") >= 40 and len(list(runs.rglob("seed_1/*.ckpt"))) > 0),
+    ],
+    "generative@vae": [("dvc", lambda runs: newest_step(runs) >= 20), ("stage", lambda runs: newest_step(runs) >= 300)],
+    "search@rate": [
+        ("stage", lambda runs: list(runs.rglob("trial_0000/*.ckpt"))),
+        ("dvc", lambda runs: list(runs.rglob("trial_0001/*.ckpt"))),
+        ("stage", lambda runs: list(runs.rglob("trial_0002/*.ckpt"))),
+    ],
+}
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_a_killed_stage_ends_the_same(project, whole, stage):
+    runs = project.folder / ".mlml/runs" / stage
+    for path in [*runs.rglob("*"), *(project.folder / ".dvc/cache").rglob("*")]:
+        if path.is_file():
+            path.chmod(0o644)
+            path.unlink()  # neither DVC nor an earlier record may bring the result back
+    for path in sorted(runs.rglob("*"), reverse=True):
+        path.rmdir()
+    runs.rmdir()
+    command = ("dvc", "repro", "--single-item", "--force", "--no-run-cache", stage)
+    for victim, moment in MOMENTS[stage]:
+        dvc = project.start(*command)
+        wait_for(lambda moment=moment: moment(runs), f"the moment to kill {victim} of {stage}")
+        [process] = wait_for(lambda: processes(stage, project.folder), f"the process of {stage}")
+        os.kill(process.pid if victim == "stage" else dvc.pid, signal.SIGKILL)
+        dvc.wait(LIMIT_SECONDS)
+        assert dvc.returncode != 0
+        wait_for(lambda: not processes(stage, project.folder), "the end of the stage: no orphan may go on")
+    project.run(*command)
+    assert left_behind(project, stage) == whole[stage]
+    log = (project.folder / "started.log").read_text()
+    assert "resumed at step" in log or "goes on where it was left" in log or stage != "pretext@simclr"
+
+
+def test_a_killed_run_is_one_run_in_mlflow(project, whole):
+    program = (
+        "import json, mlflow\n"
+        "client = mlflow.MlflowClient('sqlite:///.mlml/mlflow.db')\n"
+        "experiment = client.get_experiment_by_name('mlml').experiment_id\n"
+        "result = {}\n"
+        "for stage in ('pretext@simclr', 'generative@vae', 'search@rate'):\n"
+        "    for run in client.search_runs([experiment], f\"tags.`dvc.stage` = '{stage}'\", max_results=100):\n"
+        "        steps = [p.step for p in client.get_metric_history(run.info.run_id, 'train/loss')]\n"
+        "        row = [run.info.run_name, run.info.status, len(steps), len(set(steps))]\n"
+        "        result.setdefault(stage, []).append(row)\n"
+        "print(json.dumps(result))"
+    )
+    found = json.loads(project.run("python", "-c", program).strip().splitlines()[-1])
+    for stage, runs in found.items():
+        assert {status for _, status, _, _ in runs} == {"FINISHED"}, (stage, runs)
+        assert all(count == distinct for _, _, count, distinct in runs), (stage, runs)
+        names = [name for name, *_ in runs]
+        assert all(names.count(name) == 2 for name in names), (stage, names)  # the undisturbed run and the killed one
