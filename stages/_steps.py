@@ -281,7 +281,12 @@ class _Console(logging.Filter):
         origin = record.name.split(".")
         if origin[0] not in ("prefect", "EventsWorker", "QuietLogs", "websockets", "httpx", "httpcore"):
             return True
-        if origin[0] in ("EventsWorker", "QuietLogs") or origin[1:2] in (["flow_runs"], ["task_runs"], ["_internal"]):
+        if origin[0] in ("EventsWorker", "QuietLogs") or origin[1:2] in (
+            ["flow_runs"],
+            ["task_runs"],
+            ["events"],
+            ["_internal"],
+        ):
             return False
         return record.levelno >= logging.WARNING and not (self.server is not None and self.server.away)
 

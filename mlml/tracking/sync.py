@@ -157,8 +157,7 @@ def main() -> None:
     """Send what lies in the folder that standard input names, until that ends: `python -m mlml.tracking.sync URI`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends, and then this
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    preparing = threading.Thread(target=store.warm_up, args=(sys.argv[1],), daemon=True)
-    preparing.start()
+    store.warm_up(sys.argv[1])
     folder = sys.stdin.buffer.readline().decode().strip()
     if not folder:
         return

@@ -40,7 +40,7 @@ def test_the_loss_is_the_negative_elbo(blob_data, likelihood, beta):
     for x, y, m, v in zip(images, decoded, mu, log_var, strict=True):
         error = F.binary_cross_entropy(y, x, reduction="sum") if likelihood == "bernoulli" else ((x - y) ** 2).sum()
         total += error + beta * kl_divergence(Normal(m, (0.5 * v).exp()), Normal(0, 1)).sum()
-    assert float(output.loss) == pytest.approx(float(total) / 5, rel=1e-4)
+    assert output.loss.item() == pytest.approx(total.item() / 5, rel=1e-4)
 
 
 def test_interpolation_ends_at_the_reconstructions(blob_data):

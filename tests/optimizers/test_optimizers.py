@@ -40,7 +40,7 @@ def train(model, optimizer, first, last):
 
 
 def test_the_table_holds_what_can_be_declared():
-    union, _ = get_args(OptimizerConfig)
+    union, *_ = get_args(OptimizerConfig)
     tags = [config.model_fields["name"].default for config in get_args(union)]
     assert list(optimizers.OPTIMIZERS) == tags
 

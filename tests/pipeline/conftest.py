@@ -67,11 +67,13 @@ class Project:
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / name, target)
-        # `make` finds the set-up done: the same environment, marked ready
-        (folder / ".venv").mkdir()
-        (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-        for name in ("requirements.lock", "pyproject.toml", ".venv/ready"):
+        # `make` finds the set-up done, in the environment that the tests run in
+        (folder / ".venv").symlink_to(sys.prefix)
+        if not (folder / ".venv" / "ready").exists():
+            (folder / ".venv" / "ready").touch()
+        for name in ("requirements.lock", "pyproject.toml"):
             (folder / name).touch()
+            os.utime(folder / name, (0, 0))
         (folder / "data" / "raw").mkdir(parents=True)
         (folder / "data" / "raw" / ".gitkeep").touch()
         self.declare(TINY)

@@ -22,9 +22,8 @@ def test_up_and_down(project):
         for address, path in ((addresses["Prefect"], "/api/health"), (addresses["MLflow"], "/health")):
             with urllib.request.urlopen(address + path) as answer:
                 assert answer.status == 200
-        pids = [
-            json.loads((project.folder / ".mlml" / s / "server.json").read_text())["pid"] for s in ("prefect", "mlflow")
-        ]
+        records = [project.folder / ".mlml" / server / "server.json" for server in ("prefect", "mlflow")]
+        pids = [json.loads(record.read_text())["pid"] for record in records]
         again = project.run("make", "up")
         assert all(address in again for address in addresses.values())
         assert "started" not in again
