@@ -76,6 +76,8 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
     Exit codes: 2 when the declaration has faults; 1 when the work fails.
     """
     started = time.monotonic()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise SystemExit(f"stages.{group}: a stage is one process; for several, call mlml.train.fit under torchrun")
     end_with_dvc()
     declared = read_or_exit()
     name = sys.argv[1] if len(sys.argv) > 1 else group

@@ -69,7 +69,7 @@ FAULTS = [
     ("pretext.simclr.encoder.wdth", 3, "pretext.simclr.encoder.wdth: unknown key; did you mean 'width'?"),
     ("pretext.simclr.encoder.width", -3, "pretext.simclr.encoder.width: must be greater than 0; got -3"),
     ("pretext.simclr.encoder", 3, "pretext.simclr.encoder: must be a mapping with the key 'network'"),
-    ("pretext.simclr.train.epochs", KeyError, "pretext.simclr.train: give one of 'epochs' and 'steps'"),
+    ("pretext.simclr.train.steps", KeyError, "pretext.simclr.train: give one of 'epochs' and 'steps'"),
     (
         "pretext.simclr.train.optimizer.name",
         "adamW",
@@ -86,10 +86,10 @@ FAULTS = [
         "simclar",
         "probe.simclr_knn.encoder: no experiment 'simclar' is declared in supervised or",
     ),
-    ("probe.simclr_knn.encoder", "vae_digits", "probe.simclr_knn.encoder: no experiment 'vae_digits' is declared in"),
+    ("probe.simclr_knn.encoder", "vae", "probe.simclr_knn.encoder: no experiment 'vae' is declared in"),
     ("probe.simclr_knn.seeds", [0, 1], "probe.simclr_knn.encoder: 'simclr' has seeds [0], which lack some of [0, 1]"),
     ("data.digits.source", "digit", "data.digits.source: unknown name 'digit'; did you mean 'digits'?"),
-    ("data.shapes.cout", 3, "data.shapes.cout: unknown key; did you mean 'count'?"),
+    ("data.digits.siz", 3, "data.digits.siz: unknown key; did you mean 'size'?"),
     ("data.digits.validation_fraction", 1.5, "data.digits.validation_fraction: must be less than"),
     ("search.classifier_rate.experiment", "clasifier", "search.classifier_rate.experiment: no experiment 'clasifier'"),
     (
@@ -124,7 +124,7 @@ def test_all_faults_come_at_once(content):
 
 
 def test_names_are_unique_over_families(content):
-    content["generative"]["simclr"] = content["generative"]["vae_digits"]
+    content["generative"]["simclr"] = content["generative"]["vae"]
     assert "generative.simclr: the name is taken by pretext.simclr; names are unique" in found(content)
 
 

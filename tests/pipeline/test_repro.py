@@ -209,6 +209,24 @@ def test_a_server_that_is_away_costs_nothing_but_a_sentence(project):
         assert mlflow_program(project, count).splitlines()[-1] == "[6]"
 
 
+def test_a_loss_that_is_not_finite_fails_the_stage(project):
+    rate = "{name: sgd, learning_rate: 1.0e+30}"
+    train = f"{{steps: 50, log_every: 1, checkpoint_every: 1, evaluate_every: 50, optimizer: {rate}}}"
+    project.edit("params.yaml", "train: *train, latent_dim: 3", f"train: {train}, latent_dim: 3")
+    project.run("dvc", "repro", "check")
+    printed = project.run("python", "-m", "stages.generative", "vae", code=1)
+    assert "NonFiniteLossError: VAE: phase 'train': the loss is" in printed
+    assert "last finite values: train/loss=" in printed
+    program = (
+        "import mlflow\n"
+        "client = mlflow.MlflowClient('sqlite:///.mlml/mlflow.db')\n"
+        "experiment = client.get_experiment_by_name('mlml').experiment_id\n"
+        "runs = client.search_runs([experiment], \"tags.`dvc.stage` = 'generative@vae'\")\n"
+        "print(runs[0].info.status)"
+    )
+    assert mlflow_program(project, program).splitlines()[-1] == "FAILED"
+
+
 def test_nothing_but_the_own_servers_is_contacted():
     """The project's settings switch analytics off; see stages/_servers.py."""
     program = "from pathlib import Path; from stages._servers import settings; print(settings(Path('.')))"
