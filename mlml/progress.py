@@ -11,6 +11,8 @@ from mlml import distributed
 
 logger = logging.getLogger(__name__)
 
+BAR_FORMAT = "step {n_fmt}/{total_fmt} {bar:24}{postfix}, {remaining} left"
+
 LINE_SECONDS = 10.0
 """At most one plain line in this many seconds."""
 
@@ -30,7 +32,9 @@ class Progress:
         self._began = self._last_line = self._last_time = time.monotonic()
         self._last_step = start
         live = sys.stderr.isatty() and distributed.rank() == 0
-        self._bar = tqdm(total=steps, initial=start, unit="step", leave=False, dynamic_ncols=True) if live else None
+        self._bar = (
+            tqdm(total=steps, initial=start, leave=False, dynamic_ncols=True, bar_format=BAR_FORMAT) if live else None
+        )
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the state after `step` steps; `values` are the latest means."""

@@ -6,6 +6,7 @@ code, data or numbers is never picked up.
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -38,10 +39,16 @@ def of(stage: str) -> Lineage:
 
 def of_all(stages: Iterable[str]) -> dict[str, Lineage]:
     """Return the lineage of several stages, by their names."""
+    with _repository() as repo:
+        return {stage: _read(stage, *repo.stage.collect(stage)) for stage in stages}
+
+
+def _repository() -> Any:
+    """Open DVC's repository, without its progress bars: the stage shows its own."""
     from dvc.repo import Repo
 
-    with Repo() as repo:
-        return {stage: _read(stage, *repo.stage.collect(stage)) for stage in stages}
+    logging.getLogger("dvc").setLevel(logging.CRITICAL)
+    return Repo()
 
 
 def _read(name: str, stage: Any) -> Lineage:
@@ -64,9 +71,7 @@ def run_folder(root: Path, lineage: Lineage) -> Path:
 
 def output_hashes(stage: str) -> dict[str, str]:
     """Return the md5 of each output of a stage that has written them: what DVC is about to put into dvc.lock."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
+    with _repository() as repo:
         [found] = repo.stage.collect(stage)
         return {out.def_path: out.get_hash().value for out in found.outs if out.exists}
 
