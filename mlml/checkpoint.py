@@ -58,7 +58,7 @@ def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
             payload = _read(path)
         except CheckpointError as error:
             logger.warning("%s; the checkpoint before it is used", error)
-            path.unlink()
+            path.unlink(missing_ok=True)  # several ranks may find it
             continue
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         return state
@@ -72,7 +72,10 @@ def clear(folder: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: was removed by another rank") from None
     digest, separator, payload = content[:64], content[64:65], content[65:]
     if separator != b"\n" or not payload:
         raise CheckpointError(f"{path}: truncated, {len(content)} bytes")

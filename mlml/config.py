@@ -129,6 +129,10 @@ class TrainConfig(Declared):
     def _one_length(self) -> "TrainConfig":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give one of 'epochs' and 'steps'; got epochs={self.epochs}, steps={self.steps}")
+        if self.steps is not None and self.schedule.warmup_steps >= self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps must be less than steps; got {self.schedule.warmup_steps} and {self.steps}"
+            )
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("give at most one of 'clip_norm' and 'clip_value'; got both")
         return self
@@ -146,6 +150,13 @@ class DataEntry(Declared):
     source: str
     validation_fraction: Fraction = 0.1
     test_fraction: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _some_train(self) -> "DataEntry":
+        taken = self.validation_fraction + (self.test_fraction or 0.0)
+        if taken >= 1:
+            raise ValueError(f"validation_fraction and test_fraction must sum to less than 1; got {taken}")
+        return self
 
 
 class NetworkConfig(Declared):
@@ -188,7 +199,7 @@ EncoderConfig = Annotated[SerializeAsAny[NetworkConfig], WrapValidator(_network)
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return the end of an error sentence: the nearest known name, and all known names."""
-    known = sorted(known)
+    known = sorted(map(str, known))
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (known: {', '.join(known) or 'none'})"
@@ -255,7 +266,7 @@ def _walk(location: tuple[int | str, ...], values: Any, ends_missing: bool) -> t
         if isinstance(node, Mapping) and (part in node or (ends_missing and index == len(location) - 1)):
             path.append(str(part))
             node = node.get(part)
-        elif isinstance(node, list | tuple) and isinstance(part, int):
+        elif isinstance(node, list | tuple) and isinstance(part, int) and part < len(node):
             path.append(str(part))
             node = node[part]
         elif not isinstance(node, Mapping):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -23,6 +23,9 @@ FAMILIES = ("supervised", "pretext", "probe", "generative", "search")
 ENCODERS = ("supervised", "pretext")
 """Families whose models a probe can evaluate."""
 
+FIXED = ("method", "dataset", "seeds", "encoder", "encoder.network")
+"""Paths that no search may vary: its stage would not know of the other's code or data."""
+
 _NAME = r"[A-Za-z0-9_-]+"
 
 
@@ -32,6 +35,13 @@ class _Common(Declared):
     method: str
     dataset: str
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"must be different from each other; got {list(seeds)}")
+        return seeds
 
 
 class ReportConfig(Declared):
@@ -263,7 +273,12 @@ def _search_faults(
     where = f"search.{search.name}"
     if search.dataset != target.dataset:
         found.append(f"{where}.dataset: must be {target.dataset!r}, that of {target.name!r}; got {search.dataset!r}")
+    if "train" not in type(target.config).model_fields:
+        found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to search")
     for path, dimension in search.config.space.items():
+        if path in FIXED:
+            found.append(f"{where}.space.{path}: cannot be searched: trials are of one method, network and data")
+            continue
         for value in dimension.ends():
             try:
                 resolve(target.family, target.name, overridden(target.raw, {path: value}))

@@ -212,15 +212,17 @@ class _Loop:
                 output = self.model(batch, phase)
             (output.loss / config.accumulate).backward()
         for name, value in {"loss": output.loss, **output.metrics}.items():
-            share = value.detach().float() / config.accumulate
-            row[f"{phase}/{name}"] = row[f"{phase}/{name}"] + share if micro else share
+            share = value.detach().float() / (config.accumulate * phases.count(phase))
+            key = f"{phase}/{name}"
+            row[key] = row[key] + share if key in row else share
 
     def _open(self, phase: str) -> None:
         """Let gradients into the parameters of one phase only."""
         if len(self.owned) > 1:
-            for other, parameters in self.owned.items():
+            opened = {id(parameter) for parameter in self.owned[phase]}
+            for parameters in self.owned.values():
                 for parameter in parameters:
-                    parameter.requires_grad_(other == phase)
+                    parameter.requires_grad_(id(parameter) in opened)
 
     def _remember(self, row: dict[str, Tensor]) -> None:
         """Keep a step's values on the device; reading them here would make a GPU wait."""
@@ -248,8 +250,8 @@ class _Loop:
     def _refuse(self, what: str, last: Mapping[str, float]) -> None:
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items()) or "none"
         raise NonFiniteLossError(
-            f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint stays in "
-            f"{self.folder}; lower train.optimizer.learning_rate or set train.clip_norm"
+            f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint, if there "
+            f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm"
         )
 
     def _flush_window(self) -> dict[str, float]:
@@ -267,8 +269,10 @@ class _Loop:
         self._pending()  # weights after a loss that is not finite are not worth an evaluation
         measured = evaluate(self.ema or self.method, self.validation, self.seed)
         state.metrics = distributed.from_rank_zero({f"validation/{k}": v for k, v in measured.items()})
-        self._log(state.metrics)
         loss = state.metrics["validation/loss"]
+        if not math.isfinite(loss):
+            self._refuse(f"validation: the loss is {loss} at step {state.step}", state.last_finite)
+        self._log(state.metrics)
         if loss < state.best - config.min_delta:
             state.best, state.bad_evaluations, state.best_metrics = loss, 0, dict(state.metrics)
             if config.restore_best:

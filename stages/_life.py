@@ -21,17 +21,24 @@ def end_with_dvc() -> None:
 
     A kill of `dvc` alone leaves its command running, and the next `dvc repro` would start a second copy on the same
     outputs. Every process between this one and `dvc` is watched; run by hand, without DVC, nothing is.
+
+    Raises:
+        SystemExit: `dvc` has ended already.
     """
     if "DVC_STAGE" not in os.environ:
         return
+    if os.getppid() == 1:
+        raise SystemExit("the dvc that started this stage has ended; the stage ends too")
     watched = []
     for ancestor in psutil.Process().parents():
         watched.append(os.pidfd_open(ancestor.pid))
         if _is_dvc(ancestor):
             threading.Thread(target=_end_after, args=(watched,), daemon=True, name="end-with-dvc").start()
             return
-    for descriptor in watched:
+    # DVC was called as a library: what called it is the parent
+    for descriptor in watched[1:]:
         os.close(descriptor)
+    threading.Thread(target=_end_after, args=(watched[:1],), daemon=True, name="end-with-dvc").start()
 
 
 def _is_dvc(process: psutil.Process) -> bool:

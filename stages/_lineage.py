@@ -69,11 +69,12 @@ def run_folder(root: Path, lineage: Lineage) -> Path:
     return root / ".mlml" / "runs" / lineage.stage / lineage.key
 
 
-def output_hashes(stage: str) -> dict[str, str]:
-    """Return the md5 of each output of a stage that has written them: what DVC is about to put into dvc.lock."""
+def hashes(stage: str) -> dict[str, str]:
+    """Return the md5s, as tags, of what a stage that is done has read and written: what DVC will put into dvc.lock."""
     with _repository() as repo:
         [found] = repo.stage.collect(stage)
-        return {out.def_path: out.get_hash().value for out in found.outs if out.exists}
+        read = {f"dvc.dep.{path}": md5 for path, md5 in _read(stage, found).dependencies.items()}
+        return read | {f"dvc.out.{out.def_path}": out.get_hash().value for out in found.outs if out.exists}
 
 
 def git_state(folder: Path) -> tuple[str, bool]:

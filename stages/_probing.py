@@ -21,7 +21,7 @@ def probe(stage: Stage) -> None:
     experiment = stage.declaration.experiments[stage.name]
     device = distributed.start()
     data = PreparedData(PREPARED / experiment.dataset)
-    stage.run.add_tags({"device": device_name(device), "mlml.encoder": experiment.config.encoder})
+    stage.tag(device=device_name(device), encoder=experiment.config.encoder)
     log_data(stage, data)
     probe_class = catalogue.method_class(catalogue.SECTIONS["probe"], experiment.method)
     method = probe_class(probe_class.Config.model_validate(experiment.config.model_dump()))

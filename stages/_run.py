@@ -64,6 +64,11 @@ class Stage:
         self._nested.append(run)
         return run
 
+    def tag(self, device: str, **about: str) -> None:
+        """Say on the stage's run, and on every run opened after this, what computes and what it is about."""
+        self.tags |= {"device": device, **{f"mlml.{key}": value for key, value in about.items()}}
+        self.run.add_tags(self.tags)
+
     def finish(self, status: Status) -> None:
         """End every run."""
         for run in [*self._nested, self.run]:
@@ -101,7 +106,7 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
 
         try:
             run_flow(group, address, _servers.ensure_prefect(root), body, {"stage": address, "entry": name})
-            run.add_tags({f"dvc.out.{path}": md5 for path, md5 in _lineage.output_hashes(address).items()})
+            run.add_tags(_lineage.hashes(address))
             run.log("system/seconds", time.monotonic() - started)
             for action in stage.at_end:
                 action()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optuna import TrialPruned
 
 from mlml import catalogue, declaration, distributed
 from mlml.config import SearchConfig
@@ -33,23 +32,24 @@ def search(stage: Stage) -> None:
     target = stage.declaration.experiments[experiment.config.experiment]
     device = distributed.start()
     data = PreparedData(PREPARED / target.dataset)
-    stage.run.add_tags({"device": device_name(device), "mlml.target": target.name})
+    stage.tag(device=device_name(device), target=target.name)
     log_data(stage, data)
     method_class = catalogue.method_class(catalogue.SECTIONS["search"], experiment.method)
     config: SearchConfig = method_class.Config.model_validate(experiment.config.model_dump())
     study = stage.folder / "study"
-    opened: set[int] = set()
+    runs: dict[int, Run] = {}
 
     def objective(overrides: dict[str, Any], number: int, _: Path, report: Report) -> float:
-        opened.add(number)
-        return run_trial(stage, experiment, target, data, device, overrides, number, report)
+        runs[number] = trial_run(stage, number, overrides)
+        return run_trial(runs[number], experiment, target, data, device, overrides, report)
 
     seed = experiment.seeds[0]
     trials = partial(run_study, config, method_class(config).sampler, study, objective, seed)
     records = stage.steps.run(f"run {config.trials} trials", trials)
     for record in records:
-        if record.number not in opened:  # finished by a process that was killed before it could end their runs
-            trial_run(stage, record.number, record.parameters)
+        # one that a process finished and was killed before it could end its run is not open here
+        run = runs.get(record.number) or trial_run(stage, record.number, record.parameters)
+        run.add_tags({"mlml.trial.state": record.state, "mlml.trial.failure": record.failure or ""})
 
     def write() -> None:
         folder, figures = fresh_folder(SEARCHES / stage.name), fresh_folder(FIGURES / stage.name)
@@ -77,16 +77,15 @@ def trial_run(stage: Stage, number: int, overrides: dict[str, Any]) -> Run:
 
 
 def run_trial(
-    stage: Stage,
+    run: Run,
     search: Experiment,
     target: Experiment,
     data: PreparedData,
     device: torch.device,
     overrides: dict[str, Any],
-    number: int,
     report: Report,
 ) -> float:
-    """Train the target with other numbers, as a nested MLflow run; returns the metric's mean over the search's seeds.
+    """Train the target with other numbers; returns the metric's mean over the search's seeds.
 
     Raises:
         TrialPruned: by `report`, at an evaluation of the first seed.
@@ -94,26 +93,19 @@ def run_trial(
     """
     metric: str = search.config.metric
     experiment = declaration.resolve(target.family, target.name, declaration.overridden(target.raw, overrides))
-    run = trial_run(stage, number, overrides)
 
     def measure(metrics: dict[str, float]) -> float:
         if metric not in metrics:
-            raise SearchError(
-                f"search.{search.name}.metric: {target.name!r} has no {metric!r}; it has {', '.join(metrics)}"
-            )
+            has = ", ".join(metrics)
+            raise SearchError(f"search.{search.name}.metric: {target.name!r} has no {metric!r}; it has {has}")
         return metrics[metric]
 
     values: list[float] = []
-    try:
-        for seed in search.seeds:
-            first = seed == search.seeds[0]
-            watch = (lambda step, metrics: report(step, measure(metrics))) if first else None
-            folder = run.folder if first else run.folder / f"seed_{seed}"
-            values.append(measure(train(experiment, data, seed, folder, device, watch)[1]))
-    except TrialPruned:
-        run.add_tags({"mlml.trial.state": "pruned"})
-        raise
+    for seed in search.seeds:
+        first = seed == search.seeds[0]
+        watch = (lambda step, metrics: report(step, measure(metrics))) if first else None
+        folder = run.folder if first else run.folder / f"seed_{seed}"
+        values.append(measure(train(experiment, data, seed, folder, device, watch)[1]))
     value = sum(values) / len(values)
     run.log("objective", value)
-    run.add_tags({"mlml.trial.state": "complete"})
     return value

@@ -40,7 +40,7 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
     experiment = stage.declaration.experiments[stage.name]
     device = distributed.start()
     data = PreparedData(PREPARED / experiment.dataset)
-    stage.run.add_tags({"device": device_name(device)})
+    stage.tag(device=device_name(device))
     log_data(stage, data)
     results: dict[int, dict[str, float]] = {}
     folders: dict[int, Path] = {}

@@ -65,6 +65,19 @@ FAULTS = [
     ("pretext.simclr.dataset", KeyError, "pretext.simclr.dataset: required, but not given"),
     ("pretext.simclr.seeds", [], "pretext.simclr.seeds: must"),
     ("pretext.simclr.seeds", [0, -1], "pretext.simclr.seeds.1: must"),
+    ("pretext.simclr.seeds", [0, 0], "pretext.simclr.seeds: must be different from each other; got [0, 0]"),
+    ("pretext.simclr.augment", {"crop_scale": [1]}, "pretext.simclr.augment.crop_scale"),
+    (
+        "pretext.simclr.train.schedule",
+        {"warmup_steps": 300},
+        "pretext.simclr.train: schedule.warmup_steps must be less",
+    ),
+    (
+        "data.digits.validation_fraction",
+        0.6,
+        "data.digits: validation_fraction and test_fraction must sum to less than",
+    ),
+    ("search.classifier_rate.experiment", "random", "search.classifier_rate.experiment: 'random' trains nothing"),
     ("pretext.simclr.encoder.network", "cn", "pretext.simclr.encoder: unknown network 'cn'; did you mean 'cnn'?"),
     ("pretext.simclr.encoder.wdth", 3, "pretext.simclr.encoder.wdth: unknown key; did you mean 'width'?"),
     ("pretext.simclr.encoder.width", -3, "pretext.simclr.encoder.width: must be greater than 0; got -3"),
@@ -153,6 +166,21 @@ def test_a_search_over_a_path_that_does_not_exist_is_refused(content):
 def test_a_search_outside_of_the_field_s_bounds_is_refused(content):
     content["search"]["classifier_rate"]["space"]["encoder.width"]["low"] = -8
     assert any(fault.startswith("search.classifier_rate.space.encoder.width: -8") for fault in found(content))
+
+
+def test_a_search_over_what_its_stage_does_not_depend_on_is_refused(content):
+    space = content["search"]["classifier_rate"]["space"]
+    for path in ("dataset", "encoder.network"):
+        space[path] = {"type": "categorical", "choices": ["mlp", "cnn"]}
+    faults = found(content)
+    for path in ("dataset", "encoder.network"):
+        assert any(fault.startswith(f"search.classifier_rate.space.{path}: cannot be searched") for fault in faults)
+
+
+def test_names_that_are_numbers_are_faults_too(content):
+    content["data"][2024] = {"source": "digits"}
+    content["pretext"]["simclr"]["dataset"] = "digts"
+    assert any(fault.startswith("data.2024: a name is made of letters") for fault in found(content))
 
 
 def test_overrides_are_set_in_a_copy():

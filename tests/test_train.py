@@ -146,6 +146,51 @@ def test_restore_best_keeps_the_best_weights(tmp_path):
     assert fitted.metrics["validation/loss"] == evaluate(best, splits()[1], 0)["loss"]
 
 
+@pytest.mark.parametrize("stop_at", [4, 6, 8])
+def test_early_stopping_and_the_best_weights_survive_a_stop(tmp_path, stop_at):
+    """With a rate that makes the loss rise and fall, patience is part used up when the run is stopped."""
+    numbers = {"evaluate_every": 2, "steps": 60, "checkpoint_every": 3, "patience": 4, "restore_best": True}
+    numbers |= {"optimizer": {**SGD, "learning_rate": 0.9}, "ema_decay": 0.5}
+
+    def stop(step, metrics):
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    whole, parts = Regression(), Regression()
+    fitted = fit(whole, *splits(), config(**numbers), 0, tmp_path / "whole")
+    assert stop_at < fitted.steps < 60
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(), *splits(), config(**numbers), 0, tmp_path / "parts", stop)
+    again = fit(parts, *splits(), config(**numbers), 0, tmp_path / "parts")
+    assert (again.steps, again.metrics) == (fitted.steps, fitted.metrics)
+    assert torch.equal(whole.linear.weight, parts.linear.weight)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
+    class Blind(Regression):
+        def forward(self, batch, phase):
+            output = super().forward(batch, phase)
+            return output if self.training else Output(output.loss * float("inf"))
+
+    with pytest.raises(NonFiniteLossError, match="Blind: validation: the loss is inf at step 5"):
+        fit(Blind(), *splits(), config(), 0, tmp_path)
+
+
+def test_a_phase_may_come_twice_and_share_parameters(tmp_path):
+    class Alternating(TwoPhases):
+        phases = ("first", "first", "second")
+
+        def phase_parameters(self, phase):
+            return [*super().phase_parameters(phase), self.frozen.weight]
+
+    method = Alternating()
+    before = method.frozen.weight.clone()
+    fit(method, *splits(), config(steps=2), 0, tmp_path)
+    assert not torch.equal(method.frozen.weight, before)
+    assert method.last_requires_grad["frozen.weight"]
+    assert total_steps(config(steps=None, epochs=3), 10, 3) == 10
+
+
 @pytest.mark.parametrize("log_every", [1, 4, 100])
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, log_every):
     numbers = {"steps": 20, "log_every": log_every, "checkpoint_every": 3}

@@ -50,8 +50,3 @@ class Classifier(Method):
         """Features of images in [0, 1], before the linear layer."""
         features: Tensor = self.encoder(images)
         return features
-
-    def classify(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
-        """Logits of images in [0, 1]."""
-        logits: Tensor = self.head(self.encoder(images))
-        return logits

@@ -144,7 +144,8 @@ class Run:
         if lock is None:
             raise TrackingError(f"{folder}: another process has this run open; wait for it, or end it")
         record, now = Record.read(folder), _now()
-        if record is not None and record.status == "FINISHED":
+        above = Record.read(parent) if parent is not None else None
+        if record is not None and record.status == "FINISHED" and not _was_cut_short(record, above):
             _clear(folder, record)
             record = None
         if record is None:
@@ -159,7 +160,6 @@ class Run:
             params=flatten(params or {}) | record.params,
         )
         if parent is not None:
-            above = Record.read(parent)
             if above is None:
                 raise TrackingError(f"{parent}: holds no run; open the parent of {folder} first")
             record.parent, record.parent_id = os.path.relpath(parent, folder), above.id
@@ -249,6 +249,13 @@ def lock_file(path: Path, wait_seconds: float) -> BinaryIO | None:
             time.sleep(0.02)
         else:
             return file
+
+
+def _was_cut_short(record: Record, above: Record | None) -> bool:
+    """Whether a finished run is nested in one that was killed while it ended its runs; both are taken up again."""
+    if above is None or record.parent_id != above.id or record.end is None:
+        return False
+    return record.end < above.opened
 
 
 def _clear(folder: Path, record: Record) -> None:

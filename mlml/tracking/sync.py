@@ -1,5 +1,6 @@
 """When recorded runs are sent to MLflow: while a stage trains, or later by 'mlml sync'."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -13,6 +14,9 @@ from mlml.tracking.run import OUTBOX, SENDING, Record
 from mlml.tracking.sender import BUSY, UNREACHABLE, Sender, SyncResult, is_sent, reason
 
 logger = logging.getLogger(__name__)
+
+NOT_SENT = 3
+"""Exit code of the process that sends, when it could not send all."""
 
 SLOWEST_SECONDS = 60.0
 """Between two tries of a server that is away."""
@@ -124,23 +128,28 @@ class SyncProcess:
         """Send the run in `folder`, and those nested in it, from now on."""
         assert self._process.stdin is not None
         self.folder = folder
-        self._process.stdin.write(f"{folder}\n".encode())
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it died; `close` tells
+            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.flush()
 
     def close(self, timeout_seconds: float = 30.0) -> bool:
         """Have the rest sent, for at most so long, and return whether MLflow has everything."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        fault = "the process that sends died"
         try:
-            return self._process.wait(timeout_seconds) == 0
+            code = self._process.wait(timeout_seconds)
+            if code in (0, NOT_SENT):
+                return code == 0  # it has said itself what was wrong
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            logger.warning(
-                "MLflow at %s did not answer in %.0f s; the run is kept in %s and 'mlml sync' sends it later",
-                *(self.uri, timeout_seconds, self.folder),
-            )
-            return False
+            fault = f"no answer in {timeout_seconds:.0f} s"
+        logger.warning(
+            "MLflow at %s: %s; the run is kept in %s and 'mlml sync' sends it later", self.uri, fault, self.folder
+        )
+        return False
 
 
 def _run_folders(root: Path) -> list[Path]:
@@ -163,7 +172,7 @@ def main() -> None:
         return
     syncer = Syncer(Path(folder), sys.argv[1])
     sys.stdin.buffer.read()
-    sys.exit(not syncer.close(timeout_seconds=25.0))
+    sys.exit(0 if syncer.close(timeout_seconds=25.0) else NOT_SENT)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from mlml import catalogue, declaration
 
 ROOT = Path.cwd()
 PACKAGES = ("mlml", "stages", "pipelines")
+FOLDERS = (*catalogue.SECTIONS.values(), "models")
 STAGES = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
 
 
@@ -84,6 +85,8 @@ def test_deps_are_what_the_stage_imports(stage):
     needed = closure({Path("stages") / f"{stage}.py"} | methods(stage)) - methods(stage)
     assert not needed - given, f"dvc.yaml: {stage} lacks {sorted(map(str, needed - given))}"
     extra = {file for file in given - needed if file.name != "__init__.py"}
+    if stage == "check":  # it reads the config of every method
+        extra = {file for file in extra if not any(str(file).startswith(f"mlml/{folder}/") for folder in FOLDERS)}
     assert not extra, f"dvc.yaml: {stage} names {sorted(map(str, extra))}, which it does not import"
 
 
@@ -91,7 +94,7 @@ def test_a_method_s_file_is_a_dep_of_its_own_experiments_alone():
     for stage in STAGES:
         assert not declared(stage)[1] & methods(stage), stage
     folders = {pattern.rsplit("/", 1)[0] for stage in STAGES for pattern in declared(stage)[0]}
-    assert folders == {f"mlml/{folder}" for folder in (*catalogue.SECTIONS.values(), "models")}
+    assert folders == {f"mlml/{folder}" for folder in FOLDERS}
 
 
 def test_every_section_is_a_stage():
