@@ -1,5 +1,6 @@
 """What every stage does around its work: check the declaration, open its run, be one Prefect flow, leave a record."""
 
+import gc
 import logging
 import os
 import sys
@@ -81,6 +82,8 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
     Exit codes: 2 when the declaration has faults; 1 when the work fails.
     """
     started = time.monotonic()
+    # importing torch and Prefect makes some million objects, none of them garbage; looking for it costs a tenth
+    gc.set_threshold(200_000, 50, 50)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise SystemExit(f"stages.{group}: a stage is one process; for several, call mlml.train.fit under torchrun")
     end_with_dvc()

@@ -1,6 +1,7 @@
 """When recorded runs are sent to MLflow: while a stage trains, or later by 'mlml sync'."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -166,6 +167,7 @@ def main() -> None:
     """Send what lies in the folder that standard input names, until that ends: `python -m mlml.tracking.sync URI`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends, and then this
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    gc.set_threshold(200_000, 50, 50)  # importing mlflow makes many objects, none of them garbage
     store.warm_up(sys.argv[1])
     folder = sys.stdin.buffer.readline().decode().strip()
     if not folder:
