@@ -174,7 +174,9 @@ def main() -> None:
         return
     syncer = Syncer(Path(folder), sys.argv[1])
     sys.stdin.buffer.read()
-    sys.exit(0 if syncer.close(timeout_seconds=25.0) else NOT_SENT)
+    sent = syncer.close(timeout_seconds=25.0)
+    logging.shutdown()
+    os._exit(0 if sent else NOT_SENT)  # taking mlflow apart takes longer than a stage should wait
 
 
 if __name__ == "__main__":
