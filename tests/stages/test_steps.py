@@ -45,7 +45,7 @@ STAGE = """
     from pathlib import Path
     from stages import _servers, _steps
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 folder, api_url = Path(sys.argv[1]), sys.argv[2]
     _servers.apply_settings(folder)
 
