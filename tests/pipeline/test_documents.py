@@ -47,7 +47,7 @@ def test_the_tests_named_run_them():
 
 def test_links_lead_to_files():
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document} links to {target}, which does not exist"
 
 
