@@ -41,7 +41,7 @@ FORWARDER = """
 
 # every execution of a piece of work leaves a line in `ran`; `wait` lets the test act in the midst of the work
 STAGE = """
-    import logging, os, sys, threading, time
+    import logging, os, signal, sys, threading, time
     from pathlib import Path
     from stages import _servers, _steps
 
