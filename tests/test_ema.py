@@ -61,8 +61,10 @@ def test_shared_parameters_move_once():
     torch.testing.assert_close(average[1].weight, torch.full((2, 2), 0.25))
 
 
-def test_modules_without_buffers_or_parameters_pass():
-    ema_update(nn.ReLU(), nn.ReLU(), 0.5)
+def test_modules_without_buffers_or_parameters_are_left_as_they_are():
+    average = nn.Sequential(nn.ReLU(), nn.Flatten())
+    ema_update(average, copy.deepcopy(average), 0.5)
+    assert average.state_dict() == {}
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, float("nan")])

@@ -315,9 +315,12 @@ def test_nothing_waits_for_the_device():
     """Reading a value on the host, or a shape that depends on values, is an error on fake tensors."""
     with FakeTensorMode():
         images, generator = torch.zeros(4, 3, 32, 32), torch.Generator()
-        augment.simclr_views(images, AugmentConfig(), generator)
-        augment.shift_flip(images, ShiftFlipConfig(), generator)
-        spatial.rotate90(images, torch.zeros(4, dtype=torch.long))
+        made = [
+            *augment.simclr_views(images, AugmentConfig(), generator),
+            augment.shift_flip(images, ShiftFlipConfig(), generator),
+            spatial.rotate90(images, torch.zeros(4, dtype=torch.long)),
+        ]
+    assert [value.shape for value in made] == [(4, 3, 32, 32)] * 4
 
 
 def test_a_view_compiles_whole():

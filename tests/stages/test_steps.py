@@ -46,7 +46,7 @@ STAGE = """
     from stages import _servers, _steps
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
-folder, api_url = Path(sys.argv[1]), sys.argv[2]
+    folder, api_url = Path(sys.argv[1]), sys.argv[2]
     _servers.apply_settings(folder)
 
     def work(name, do=lambda: None):
@@ -123,10 +123,12 @@ def ran(folder):
     return (folder / "ran").read_text().split("\n")[:-1]
 
 
-def wait_for(condition):
+def wait_for(condition, process=None):
+    """Wait until the condition holds, as long as the process that is to bring it about lives."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
@@ -199,7 +201,7 @@ def test_an_error_of_the_work_is_raised_unchanged_and_marked(api, project, tmp_p
 @pytest.mark.parametrize("kill", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_stage_and_is_marked(api, tmp_path, kill):
     process = start(tmp_path, api, 'flow(lambda steps: steps.run("train", work("train", wait)))')
-    wait_for((tmp_path / "waiting").exists)
+    wait_for((tmp_path / "waiting").exists, process)
     process.send_signal(signal.Signals[kill])
     code, said, _ = end(process)
     assert code == -signal.Signals[kill]
@@ -274,7 +276,7 @@ DEATHS = {
 def test_a_server_that_dies(forwarder, tmp_path, moment):
     body, expected = DEATHS[moment]
     process = start(tmp_path, forwarder.url, f"flow(lambda steps: ({body}))")
-    wait_for((tmp_path / "waiting").exists)
+    wait_for((tmp_path / "waiting").exists, process)
     forwarder.kill()
     forwarder.wait()
     (tmp_path / "go").touch()
@@ -294,7 +296,7 @@ def test_a_server_that_dies(forwarder, tmp_path, moment):
 
 def test_sigterm_after_the_server_died(forwarder, tmp_path):
     process = start(tmp_path, forwarder.url, 'flow(lambda steps: steps.run("train", work("train", wait)))')
-    wait_for((tmp_path / "waiting").exists)
+    wait_for((tmp_path / "waiting").exists, process)
     forwarder.kill()
     forwarder.wait()
     process.terminate()
@@ -304,7 +306,7 @@ def test_sigterm_after_the_server_died(forwarder, tmp_path):
 def test_the_real_server_killed(project, api, tmp_path):
     """The last test of the module, for it ends the server that the others share."""
     process = start(tmp_path, api, 'flow(lambda steps: (steps.run("a", work("a", wait)), steps.run("b", work("b"))))')
-    wait_for((tmp_path / "waiting").exists)
+    wait_for((tmp_path / "waiting").exists, process)
     os.kill(_servers._alive(_servers._prefect(project)).pid, signal.SIGKILL)
     wait_for(lambda: _servers._alive(_servers._prefect(project)) is None)
     (tmp_path / "go").touch()
