@@ -1,8 +1,8 @@
 """The whole of params.yaml, read and checked at once: before any stage starts, and before torch is imported.
 
-Every section but `protocol` and `report` maps names to entries. An entry of `data` is a data set; an entry of any
-other section is an experiment: `method` names a file of the section's folder in mlml/, `dataset` an entry of `data`,
-`seeds` the seeds to run, and the remaining keys are the fields of the method's own `Config`.
+Every section but `protocol`, `report` and `threads` maps names to entries. An entry of `data` is a data set; an entry
+of any other section is an experiment: `method` names a file of the section's folder in mlml/, `dataset` an entry of
+`data`, `seeds` the seeds to run, and the remaining keys are the fields of the method's own `Config`.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,11 +81,17 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Declaration:
-    """A checked declaration."""
+    """A checked declaration.
+
+    Attributes:
+        threads: with which every stage computes on the processor; part of what its result depends on, since the order
+            of a floating-point sum, and so its last bits, depends on how many threads share it.
+    """
 
     data: Mapping[str, DataSet]
     experiments: Mapping[str, Experiment]
     report: ReportConfig
+    threads: int = 1
 
     def family(self, name: str) -> list[Experiment]:
         """Experiments of one section, in the order of the file."""
@@ -117,7 +123,7 @@ def check(content: Any) -> Declaration:
         raise DeclarationError([f"params.yaml: must be a mapping of sections; got {content!r}"])
     reader = _Reader(content)
     found: list[str] = []
-    sections = ("data", *FAMILIES, "report", "protocol")
+    sections = ("data", *FAMILIES, "report", "protocol", "threads")
     found += [f"{key}: unknown section{suggest(str(key), sections)}" for key in content if key not in sections]
     found += [
         f"{section}: required, but not given; write '{section}: {{}}' for none"
@@ -134,6 +140,10 @@ def check(content: Any) -> Declaration:
                     f"{where}: the name is taken by {experiments[name].family}.{name}; names are unique"
                 )
             experiments[name] = experiment
+    threads = content.get("threads")
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        given = f"got {threads!r}" if "threads" in content else "not given"
+        found.append(f"threads: must be a whole number from 1, the threads with which a stage computes; {given}")
     report = ReportConfig()
     try:
         report = parse(ReportConfig, content.get("report") or {}, "report")
@@ -143,7 +153,7 @@ def check(content: Any) -> Declaration:
     found += _reference_faults(content, data, experiments)
     if found:
         raise DeclarationError(found)
-    return Declaration(data, experiments, report)
+    return Declaration(data, experiments, report, threads)
 
 
 def resolve(family: str, name: str, entry: Any) -> Experiment:

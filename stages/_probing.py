@@ -6,11 +6,11 @@ reports/metrics/<name>.json      accuracies on validation and test
 from functools import partial
 from pathlib import Path
 
-from mlml import catalogue, distributed, model_folder
+from mlml import catalogue, model_folder
 from mlml.data.dataset import PreparedData
 from mlml.probes._features import extract
 from stages._run import Stage
-from stages._training import MODELS, clear_checkpoints, device_name, log_data, write_metrics
+from stages._training import MODELS, clear_checkpoints, device_name, log_data, start_device, write_metrics
 from stages.prepare import PREPARED
 
 FEATURE_BATCH = 512
@@ -19,7 +19,7 @@ FEATURE_BATCH = 512
 def probe(stage: Stage) -> None:
     """Evaluate the encoder of every seed; choices are made on validation, and test is read once."""
     experiment = stage.declaration.experiments[stage.name]
-    device = distributed.start()
+    device = start_device(stage)
     data = PreparedData(PREPARED / experiment.dataset)
     stage.tag(device=device_name(device), encoder=experiment.config.encoder)
     log_data(stage, data)

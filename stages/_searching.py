@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mlml import catalogue, declaration, distributed
+from mlml import catalogue, declaration
 from mlml.config import SearchConfig
 from mlml.data.dataset import PreparedData
 from mlml.declaration import Experiment
@@ -20,7 +20,16 @@ from mlml.search._outputs import write_outputs
 from mlml.search._study import Report, SearchError, best, run_study
 from mlml.tracking.run import Run
 from stages._run import Stage
-from stages._training import FIGURES, clear_checkpoints, device_name, fresh_folder, log_data, train, write_metrics
+from stages._training import (
+    FIGURES,
+    clear_checkpoints,
+    device_name,
+    fresh_folder,
+    log_data,
+    start_device,
+    train,
+    write_metrics,
+)
 from stages.prepare import PREPARED
 
 SEARCHES = Path("reports/search")
@@ -30,7 +39,7 @@ def search(stage: Stage) -> None:
     """Run the trials that are not finished yet, and write what was found."""
     experiment = stage.declaration.experiments[stage.name]
     target = stage.declaration.experiments[experiment.config.experiment]
-    device = distributed.start()
+    device = start_device(stage)
     data = PreparedData(PREPARED / target.dataset)
     stage.tag(device=device_name(device), target=target.name)
     log_data(stage, data)

@@ -38,7 +38,7 @@ Assess = Callable[[Method, PreparedData, int], dict[str, float]]
 def train_experiment(stage: Stage, assess: Assess) -> None:
     """Train every seed of an experiment, measure it, and write the outputs of the stage."""
     experiment = stage.declaration.experiments[stage.name]
-    device = distributed.start()
+    device = start_device(stage)
     data = PreparedData(PREPARED / experiment.dataset)
     stage.tag(device=device_name(device))
     log_data(stage, data)
@@ -56,6 +56,12 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
         model_folder.save(MODELS / stage.name / f"seed_{seed}", experiment.family, experiment.method, method)
     stage.steps.run("write outputs", lambda: write_outputs(stage, results, folders))
     stage.run.log_artifact(MODELS / stage.name)
+
+
+def start_device(stage: Stage) -> torch.device:
+    """Return the device to compute on, with as many threads on the processor as the declaration says."""
+    torch.set_num_threads(stage.declaration.threads)
+    return distributed.start()
 
 
 def train(

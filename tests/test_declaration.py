@@ -52,6 +52,9 @@ def change(path: str, value):
 
 
 FAULTS = [
+    ("threads", KeyError, "threads: must be a whole number from 1, the threads with which a stage computes; not given"),
+    ("threads", 0, "threads: must be a whole number from 1, the threads with which a stage computes; got 0"),
+    ("threads", True, "threads: must be a whole number from 1, the threads with which a stage computes; got True"),
     ("pretext.simclr.temperatur", 1, "pretext.simclr.temperatur: unknown key; did you mean 'temperature'?"),
     ("pretext.simclr.temperature", 0, "pretext.simclr.temperature: must be greater than 0; got 0"),
     ("pretext.simclr.temperature", "hot", "pretext.simclr.temperature: must be a valid number"),

@@ -27,6 +27,7 @@ CODE = (
 )
 
 TINY = """
+threads: 1
 data:
   digits: {source: digits}
 protocol:
