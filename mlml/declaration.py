@@ -140,7 +140,7 @@ def check(content: Any) -> Declaration:
                     f"{where}: the name is taken by {experiments[name].family}.{name}; names are unique"
                 )
             experiments[name] = experiment
-    threads = content.get("threads")
+    threads: Any = content.get("threads")
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         given = f"got {threads!r}" if "threads" in content else "not given"
         found.append(f"threads: must be a whole number from 1, the threads with which a stage computes; {given}")

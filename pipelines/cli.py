@@ -1,61 +1,38 @@
-"""The command line: `mlml check`, `mlml sync`, `mlml up`, `mlml down`."""
+"""The command line `mlml`. Each file of `pipelines/commands/` is a command; only the one that is called is imported."""
 
 import argparse
+import ast
+import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from stages import _lineage, _servers
-from stages.check import read_or_exit
+FOLDER = Path(__file__).parent / "commands"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; exit code 2 means that the declaration has faults, 1 that the command failed."""
+    """Run one command; exit code 2 means that the declaration or the command line has faults, 1 that it failed."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    commands = summaries()
     parser = argparse.ArgumentParser(prog="mlml", description="Compare machine-learning methods under one protocol.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, command in COMMANDS.items():
-        commands.add_parser(name, help=(command.__doc__ or "").split("\n")[0])
-    COMMANDS[parser.parse_args(arguments).command]()
+    chosen = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {name: chosen.add_parser(name, help=text, description=text) for name, text in commands.items()}
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name not in parsers:
+        parser.parse_args(words)  # help, or the fault
+        return
+    command = importlib.import_module(f"pipelines.commands.{name}")
+    command.add_arguments(parsers[name])
+    command.run(parser.parse_args(words))
 
 
-def check() -> None:
-    """Check params.yaml and list every fault in it."""
-    declared = read_or_exit()
-    print(f"params.yaml is valid: {len(declared.data)} data sets, {len(declared.experiments)} experiments")
+def summaries() -> dict[str, str]:
+    """Name -> first line of the docstring of every command, without importing any."""
+    return {
+        path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+        for path in sorted(FOLDER.glob("[a-z]*.py"))
+    }
 
-
-def sync() -> None:
-    """Send to MLflow what a run could not send while the server was away."""
-    from mlml.tracking.store import tracking_uri
-    from mlml.tracking.sync import sync_all
-
-    root = _lineage.store_root()
-    _servers.apply_settings(root)
-    uri = tracking_uri(root)
-    results = sync_all(root, uri)
-    for result in results:
-        sent = f"{result.points} points, {result.artifacts} artifacts"
-        print(f"{result.folder.relative_to(root)}: {result.fault or sent}")
-    failed = sum(result.fault is not None for result in results)
-    print(f"{len(results) - failed} runs sent to {uri}, {failed} not sent")
-    if failed:
-        sys.exit(1)
-
-
-def up() -> None:
-    """Start the Prefect and MLflow servers on this machine, and print where they are."""
-    from pipelines import servers
-
-    servers.up(_lineage.store_root())
-
-
-def down() -> None:
-    """Stop the servers that this project started."""
-    from pipelines import servers
-
-    servers.down(_lineage.store_root())
-
-
-COMMANDS = {"check": check, "sync": sync, "up": up, "down": down}
 
 if __name__ == "__main__":
     main()
