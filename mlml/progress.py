@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from mlml import distributed
+from mlml import distributed, status
 
 logger = logging.getLogger(__name__)
 
@@ -43,21 +43,16 @@ class Progress:
         self._last_step, self._last_time = step, now
         if distributed.rank() != 0:
             return
+        left = (self.steps - step) * (now - self._began) / max(step - self.start, 1)
         losses = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if name.endswith("/loss"))
+        speed = f"{self.images_per_second:,.0f} images/s"
+        status.count(step, self.steps, left, f"{losses}  {speed}")
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{losses}  {self.images_per_second:,.0f} images/s", refresh=False)
+            self._bar.set_postfix_str(f"{losses}  {speed}", refresh=False)
             self._bar.update(step - self._bar.n)
         elif now - self._last_line >= LINE_SECONDS or step == self.steps:
             self._last_line = now
-            left = (self.steps - step) * (now - self._began) / max(step - self.start, 1)
-            logger.info(
-                "step %d/%d  %s  %s images/s  %s left",
-                step,
-                self.steps,
-                losses,
-                f"{self.images_per_second:,.0f}",
-                clock(left),
-            )
+            logger.info("step %d/%d  %s  %s  %s left", step, self.steps, losses, speed, clock(left))
 
     def close(self) -> None:
         """Take the live line away."""

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
+from mlml import status
 from stages._servers import answers
 
 R = TypeVar("R")
@@ -25,6 +26,9 @@ PROBE_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
 SIGNAL_SECONDS = 2.0
 AWAY_SECONDS = 30.0
+
+LOGGERS = ("mlml", "stages", "pipelines")
+"""The project's own; what they log is shown, and kept by Prefect."""
 
 
 class _Once(Generic[R]):
@@ -120,6 +124,7 @@ class Steps:
         Raises:
             BaseException: what the work raised, unchanged.
         """
+        status.begin(name)
         server = self._server
         if server is None or not server.answers():
             return work()
@@ -255,7 +260,7 @@ def _send_quietly(server: _Server) -> None:
     # two attempts are immediate; each further one waits a second, for each event
     EventsWorker.set_client_override(PrefectEventsClient, api_url=server.url, reconnection_attempts=2)
     _console.attach()
-    for library in ("mlml", "stages"):
+    for library in LOGGERS:
         for handler in logging.getLogger("prefect.extra").handlers:
             logging.getLogger(library).addHandler(handler)
 
@@ -303,6 +308,6 @@ _console = _Console()
 def _log_to_console() -> None:
     """Show the project's own log lines; before Prefect is imported, which would bring a console of its own."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for library in ("mlml", "stages"):
+    for library in LOGGERS:
         if logging.getLogger(library).level == logging.NOTSET:
             logging.getLogger(library).setLevel(logging.INFO)
