@@ -39,7 +39,7 @@ def reproduce(folder: Path, threads: int, options: Options, within: Within | Non
     """Bring every target up to date, and what it depends on.
 
     Args:
-        folder: the workspace.
+        folder: the workspace, and the working directory.
         threads: of each stage, as the declaration says.
         options: what is asked for.
         within: None makes a Prefect flow of the run, if there is anything to do.
@@ -51,7 +51,7 @@ def reproduce(folder: Path, threads: int, options: Options, within: Within | Non
     state = folder / ".mlml" / "reproduce"
     devices = gpus()
     slots = Slots(options.jobs or default_jobs(threads, len(devices)), devices)
-    with _ended_by_sigterm(), only_coordinator(state), Graph(folder) as graph:
+    with _ended_by_sigterm(), only_coordinator(state), Graph() as graph:
         drop_dead_locks(folder)
         run = Reproduction(graph, folder, state, slots, options.targets, options.force, options.keep_going)
         said = run.lock_file.repair()

@@ -7,7 +7,6 @@ objects are not safe between threads: use a graph from one thread only.
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -39,18 +38,18 @@ class Node:
 
 
 class Graph:
-    """DVC's graph of the dvc.yaml in a folder.
+    """DVC's graph of the dvc.yaml in the working directory.
 
     Attributes:
         nodes: by name, in the order in which a serial `dvc repro` goes through them.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self) -> None:
         from dvc.repo import Repo
 
         # DVC's progress bars and sentences are for its own command line
         logging.getLogger("dvc").setLevel(logging.CRITICAL)
-        self.repo: Any = Repo(str(folder) if folder else None)
+        self.repo: Any = Repo()
         self._read()
 
     def __enter__(self) -> "Graph":
@@ -132,12 +131,17 @@ class Graph:
     def _collect(self, target: str) -> list[Any]:
         from dvc.exceptions import DvcException
 
-        experiment = [stage for name, stage in self._stages.items() if name.partition("@")[2] == target]
-        if len(experiment) == 1:
-            return experiment
+        meant = [
+            stage
+            for name, stage in self._stages.items()
+            if name.partition("@")[2] == target or target.rstrip("/") in self.nodes[name].outs
+        ]
+        if len(meant) == 1:
+            return meant
         try:
             return list(self.repo.stage.collect(target))
         except DvcException:
             from mlml.config import suggest
 
-            raise TargetError(f"{target!r} names no stage{suggest(target, list(self.nodes))}") from None
+            known = sorted({*self.nodes, *(name.partition("@")[2] or name for name in self.nodes)})
+            raise TargetError(f"{target!r} names no stage{suggest(target, known)}") from None

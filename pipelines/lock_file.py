@@ -174,6 +174,7 @@ def _is_dvc(entry: Mapping[str, Any]) -> bool:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file as a whole: whoever reads it, or a kill, meets the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

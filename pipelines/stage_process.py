@@ -23,8 +23,10 @@ _RESTORED = " is cached - skipping run"
 _BUSY = (" is busy, it is being blocked by", "Unable to acquire lock")
 
 # what it prints after every stage, about the next commit
-_CHATTER = ("Updating lock file", "Generating lock file", "To track the changes with git", "To enable auto staging")
-_CHATTER += ("\tgit add ", "\tdvc config core.autostage", "Use `dvc push`", "> ")
+_CHATTER = (
+    *("Updating lock file", "Generating lock file", "To track the changes with git", "To enable auto staging"),
+    *("\tgit add ", "\tdvc config core.autostage", "Use `dvc push`", "> "),
+)
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
 
 # SIGTERM when the thread that starts it ends, also by SIGKILL of the whole process; a shell's background job ignores
