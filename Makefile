@@ -5,7 +5,7 @@ READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help repro test check format lock up down benchmark
+.PHONY: help repro test soak check format lock up down benchmark
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -23,6 +23,9 @@ repro: $(READY) ## run what params.yaml declares and is not up to date, and writ
 
 test: $(READY) ## run the tests
 	python -m pytest
+
+soak: $(READY) ## run the long tests: whole pipelines side by side, kills, workers, browsers
+	python -m pytest -m soak
 
 check: $(READY) ## lint, formatting and types
 	ruff check .

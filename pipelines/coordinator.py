@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from pipelines import isolated
 from pipelines.graph import Graph
 from pipelines.live import shown
 from pipelines.lock_file import drop_dead_locks, only_coordinator
@@ -16,6 +18,9 @@ from pipelines.reproduce import Reproduction, Result
 from pipelines.slots import Slots, default_jobs, gpus, thread_limits
 from stages import _servers
 from stages._steps import Steps, run_flow
+
+STATE = Path(".mlml") / "reproduce"
+"""Folder for logs, and for what must outlive a kill."""
 
 Within = Callable[[Callable[[Steps], None], str], None]
 """Runs a body, given its steps, inside a Prefect flow; the second argument is the API of Prefect."""
@@ -48,9 +53,8 @@ def reproduce(folder: Path, threads: int, options: Options, within: Within | Non
         TargetError: a target names no stage.
         WorkspaceError: dvc.lock is damaged beyond repair.
     """
-    state = folder / ".mlml" / "reproduce"
-    devices = gpus()
-    slots = Slots(options.jobs or default_jobs(threads, len(devices)), devices)
+    state = folder / STATE
+    slots = _slots(threads, options)
     with _ended_by_sigterm(), only_coordinator(state), Graph() as graph:
         drop_dead_locks(folder)
         run = Reproduction(graph, folder, state, slots, options.targets, options.force, options.keep_going)
@@ -59,30 +63,82 @@ def reproduce(folder: Path, threads: int, options: Options, within: Within | Non
             print(said, file=sys.stderr, flush=True)
             graph.refresh()
         if run.survey():
-            _run(run, folder, threads, options, within)
+            with shown(run.result, {}) as on_change:
+                parameters = {"targets": list(options.targets), "jobs": slots.jobs, "force": options.force}
+                _in_flow(
+                    "reproduce",
+                    " ".join(options.targets) or "everything",
+                    folder,
+                    threads,
+                    parameters,
+                    lambda steps, environment: run.run(steps, environment, on_change),
+                    within,
+                )
         return run.result
 
 
-def _run(run: Reproduction, folder: Path, threads: int, options: Options, within: Within | None) -> None:
-    """Run what the survey left, with Prefect and the stages' parent process beside it."""
+def run_isolated(
+    folder: Path,
+    threads: int,
+    options: Options,
+    values: Mapping[str, Sequence[Any]],
+    prefix: str | None = None,
+    within: Within | None = None,
+) -> list[tuple[isolated.Isolated, int]]:
+    """Run every combination of values as an isolated experiment; the workspace stays as it is.
+
+    Args:
+        folder: the workspace, and the working directory.
+        threads: of each stage, as the declaration says.
+        options: `jobs` is how many experiments run at once.
+        values: dotted path into params.yaml -> the values to try.
+        prefix: of the experiments' names.
+        within: as for `reproduce`.
+
+    Returns:
+        Every experiment with its exit code.
+
+    Raises:
+        DeclarationError: the faults of the declarations that the values make; nothing has run.
+    """
+    slots = _slots(threads, options)
+    codes: dict[str, int] = {}
+    with _ended_by_sigterm(), only_coordinator(folder / STATE):
+        drop_dead_locks(folder)
+        with Graph() as graph:
+            targets = graph.resolve(options.targets)
+        experiments = isolated.declare(folder, values, prefix)
+
+        def work(steps: Steps, environment: Mapping[str, str]) -> None:
+            codes.update(isolated.run(folder, experiments, targets, slots.jobs, environment, steps.run))
+
+        parameters = {"values": {path: list(given) for path, given in values.items()}, "targets": targets}
+        _in_flow("sweep", ", ".join(values), folder, threads, parameters, work, within)
+    return [(one, codes[one.name]) for one in experiments]
+
+
+def _slots(threads: int, options: Options) -> Slots:
+    devices = gpus()
+    return Slots(options.jobs or default_jobs(threads, len(devices)), devices)
+
+
+def _in_flow(
+    name: str,
+    run_name: str,
+    folder: Path,
+    threads: int,
+    parameters: Mapping[str, Any],
+    work: Callable[[Steps, Mapping[str, str]], None],
+    within: Within | None,
+) -> None:
+    """Call `work` with the steps of a Prefect flow, and with the environment for its stages."""
     os.environ.update(thread_limits(threads))
     api = _servers.ensure_prefect(folder)
     environment: Mapping[str, str] = {"PREFECT_API_URL": api} if api else {}
-    shown_parameters = {
-        "targets": list(options.targets),
-        "jobs": run.slots.jobs,
-        "force": options.force,
-        "keep_going": options.keep_going,
-    }
-    with shown(run.result, {}) as on_change:
-
-        def body(steps: Steps) -> None:
-            run.run(steps, environment, on_change)
-
-        if within is not None:
-            within(body, api or "")
-        else:
-            run_flow("reproduce", " ".join(options.targets) or "everything", api, body, shown_parameters)
+    if within is not None:
+        within(lambda steps: work(steps, environment), api or "")
+    else:
+        run_flow(name, run_name, api, lambda steps: work(steps, environment), parameters)
 
 
 @contextmanager

@@ -80,6 +80,14 @@ class Graph:
         order = plan_repro(get_active_graph(self.repo.index.graph), wanted or list(self._stages.values()))
         return [stage.addressing for stage in order if stage.addressing in self.nodes]
 
+    def resolve(self, targets: Sequence[str]) -> list[str]:
+        """Return the stages that targets name, as DVC addresses them.
+
+        Raises:
+            TargetError: a target names none.
+        """
+        return list(dict.fromkeys(stage.addressing for target in targets for stage in self._collect(target)))
+
     def after(self, names: Iterable[str]) -> set[str]:
         """Return the stages that depend on some others, at any distance."""
         found: set[str] = set()

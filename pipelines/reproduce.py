@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from mlml.status import VARIABLE as STATUS_VARIABLE
+from pipelines.dvc_process import DvcProcess, Ended, stage_process
 from pipelines.graph import Graph
 from pipelines.lock_file import LockFile
 from pipelines.slots import Slots
-from pipelines.stage_process import Ended, StageProcess
 from stages._steps import Steps
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Reproduction:
             {name: StageRun(name, state / "logs" / f"{name}.log", state / "status" / name) for name in names}
         )
         self._changed: set[str] = set()  # as of the survey, or because it ran
-        self._processes: dict[str, StageProcess] = {}
+        self._processes: dict[str, DvcProcess] = {}
         self._ended: queue.Queue[tuple[str, Ended | BaseException]] = queue.Queue()
 
     def survey(self) -> bool:
@@ -165,7 +165,7 @@ class Reproduction:
         stage.status.parent.mkdir(parents=True, exist_ok=True)
         stage.status.unlink(missing_ok=True)
         own = {**environment, **slot, STATUS_VARIABLE: str(stage.status.resolve())}
-        process = self._processes[name] = StageProcess(name, self.folder, own, self.force, stage.log)
+        process = self._processes[name] = stage_process(name, self.folder, own, self.force, stage.log)
         stage.state, stage.began = "running", time.monotonic()
         logger.info("%s: starts", name)
 
@@ -212,7 +212,7 @@ class Reproduction:
         """End every stage, and wait until it has ended."""
         processes = dict(self._processes)
         with ThreadPoolExecutor(max_workers=max(1, len(processes))) as pool:
-            list(pool.map(StageProcess.end, processes.values()))
+            list(pool.map(DvcProcess.end, processes.values()))
         for name in processes:
             self.result.stages[name].state = "failed"
 

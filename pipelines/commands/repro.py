@@ -2,9 +2,15 @@
 
 import argparse
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from mlml.config import DeclarationError
 from stages import _lineage, _servers
 from stages.check import read_or_exit
+
+if TYPE_CHECKING:
+    from pipelines.coordinator import Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k", "--keep-going", action="store_true", help="after a failure, go on with what does not depend on it"
     )
+    parser.add_argument(
+        "-s",
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE[,VALUE...]",
+        help="run isolated experiments with other numbers, one for each combination; the workspace stays as it is",
+    )
+    parser.add_argument("-n", "--name", help="of the isolated experiments; default: made of the values")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -22,22 +37,51 @@ def run(options: argparse.Namespace) -> None:
     declared = read_or_exit()
     folder = _lineage.store_root()
     _servers.apply_settings(folder)
-    from pipelines.coordinator import Options, reproduce
+    from pipelines.coordinator import Options
     from pipelines.graph import TargetError
-    from pipelines.live import summary
     from pipelines.lock_file import WorkspaceError
+    from pipelines.overrides import OverrideError, parse
 
     try:
         asked = Options(tuple(options.targets), options.jobs, options.force, options.keep_going)
-        result = reproduce(folder, declared.threads, asked)
-    except (TargetError, ValueError) as error:
+        values = dict(parse(text) for text in options.set)
+        good = (
+            _isolated(folder, declared.threads, asked, values, options.name)
+            if values
+            else (_workspace(folder, declared.threads, asked))
+        )
+    except DeclarationError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        raise SystemExit(2) from None
+    except (TargetError, OverrideError, ValueError) as error:
         print(f"mlml repro: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except WorkspaceError as error:
         raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
-        print("interrupted; every stage has ended, and 'mlml repro' goes on from the checkpoints", file=sys.stderr)
+        print("interrupted; every stage has ended, and the next run goes on from the checkpoints", file=sys.stderr)
         raise SystemExit(130) from None
-    print("\n".join(summary(result)), flush=True)
-    if not result.ok:
+    if not good:
         raise SystemExit(1)
+
+
+def _workspace(folder: Path, threads: int, asked: "Options") -> bool:
+    """Bring the workspace up to date; return whether it is."""
+    from pipelines.coordinator import reproduce
+    from pipelines.live import summary
+
+    result = reproduce(folder, threads, asked)
+    print("\n".join(summary(result)), flush=True)
+    return result.ok
+
+
+def _isolated(folder: Path, threads: int, asked: "Options", values: dict[str, list[Any]], name: str | None) -> bool:
+    """Run isolated experiments; return whether all went well."""
+    from pipelines.coordinator import run_isolated
+
+    done = run_isolated(folder, threads, asked, values, name)
+    for one, code in done:
+        print(f"{one.name}: {'done' if code == 0 else f'failed (exit code {code}); its log: {one.log}'}")
+    print("'dvc exp show' compares them; 'dvc exp apply NAME' brings one into the workspace", flush=True)
+    return all(code == 0 for _, code in done)

@@ -1,4 +1,4 @@
-"""One stage as a `dvc repro --single-item` process: its output, its end, and how it is ended."""
+"""A `dvc` that runs stages as a process of its own: its output, its end, and how it is ended."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
@@ -39,37 +39,49 @@ _BEGIN = (
 
 @dataclass(frozen=True)
 class Ended:
-    """How a stage's process ended."""
+    """How the process ended; the outcome is that of its one stage."""
 
     outcome: Outcome
     code: int
 
 
-class StageProcess:
-    """Runs one stage. `run` is called in a thread of its own; `end` may be called from any."""
+class DvcProcess:
+    """Runs one `dvc` command. `run` is called in a thread of its own; `end` may be called from any.
 
-    def __init__(self, stage: str, folder: Path, environment: Mapping[str, str], force: bool, log: Path) -> None:
-        self.stage, self.folder, self.force, self.log = stage, folder, force, log
+    Args:
+        module: with DVC's command line.
+        words: of the command.
+        folder: to run it in.
+        environment: over that of this process.
+        log: file for what it prints.
+    """
+
+    def __init__(
+        self, module: str, words: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.folder, self.log = folder, log
+        dvc = [sys.executable, "-m", module, "--wait-for-lock", *words]
+        self._command = [sys.executable, "-I", "-S", "-c", _BEGIN, str(os.getpid()), *dvc]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[str] | None = None
         self._ending = False
 
     def run(self, say: Callable[[str], None]) -> Ended:
-        """Run the stage to its end, hand over each line that it prints, and keep all in the log."""
+        """Run to the end, hand over each line that it prints, and keep all in the log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("w") as log:
             while True:
                 code, signs = self._once(say, log)
                 if code == 0 or self._ending or not signs & {*_BUSY}:
                     break
-                say("another dvc works on files of this stage; waiting for it")
+                say("another dvc works on the same files; waiting for it")
                 time.sleep(BUSY_SECONDS)
         if code != 0:
             return Ended("failed", code)
         return Ended("ran" if _RUNNING in signs else "restored" if _RESTORED in signs else "unchanged", 0)
 
     def end(self) -> None:
-        """Interrupt the stage, as Ctrl-C would: it ends, its checkpoints stay. What does not end soon is killed."""
+        """Interrupt it, as Ctrl-C would: the stage ends, its checkpoints stay. What does not end soon is killed."""
         self._ending = True
         process = self._process
         if process is None:
@@ -84,14 +96,11 @@ class StageProcess:
 
     def _once(self, say: Callable[[str], None], log: TextIO) -> tuple[int, set[str]]:
         """Exit code, and what DVC said of the known sentences."""
-        force = ["--force"] if self.force else []
-        dvc = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force, self.stage]
-        command = [sys.executable, "-I", "-S", "-c", _BEGIN, str(os.getpid()), *dvc]
         signs: set[str] = set()
         if self._ending:
             return 1, signs
         self._process = process = subprocess.Popen(
-            command,
+            self._command,
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -112,6 +121,12 @@ class StageProcess:
                 if line.strip() and not line.startswith(_CHATTER):
                     say(_CLOCK.sub("", line.rstrip(), count=1) if _CLOCK.match(line) else line.rstrip())
         return process.wait(), signs
+
+
+def stage_process(stage: str, folder: Path, environment: Mapping[str, str], force: bool, log: Path) -> DvcProcess:
+    """Return what runs one stage alone."""
+    words = ["repro", "--single-item", *(["--force"] if force else []), stage]
+    return DvcProcess("dvc", words, folder, environment, log)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
