@@ -123,7 +123,7 @@ class DvcProcess:
         return process.wait(), signs
 
 
-def stage_process(stage: str, folder: Path, environment: Mapping[str, str], force: bool, log: Path) -> DvcProcess:
+def stage_process(folder: Path, stage: str, environment: Mapping[str, str], force: bool, log: Path) -> DvcProcess:
     """Return what runs one stage alone."""
     words = ["repro", "--single-item", *(["--force"] if force else []), stage]
     return DvcProcess("dvc", words, folder, environment, log)

@@ -26,6 +26,8 @@ class Node:
         upstream: stages whose outputs it reads, directly.
         downstream: stages that read its outputs, directly.
         takes: what it occupies while it runs: a processor slot, or a GPU where the machine has one; `meta.takes`.
+        here: whether it must run in the coordinator's own workspace, since it reads what git and DVC do not have: raw
+            files, or the records of runs; `meta.here`.
         outs: paths.
     """
 
@@ -34,6 +36,7 @@ class Node:
     upstream: tuple[str, ...]
     downstream: tuple[str, ...]
     takes: Slot
+    here: bool
     outs: tuple[str, ...]
 
 
@@ -128,6 +131,7 @@ class Graph:
                 upstream=self._names(active.successors(stage)),
                 downstream=self._names(active.predecessors(stage)),
                 takes=(stage.meta or {}).get("takes", "cpu"),
+                here=bool((stage.meta or {}).get("here", False)),
                 outs=tuple(out.def_path for out in stage.outs),
             )
             for name, stage in self._stages.items()

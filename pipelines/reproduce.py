@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from mlml.status import VARIABLE as STATUS_VARIABLE
-from pipelines.dvc_process import DvcProcess, Ended, stage_process
+from pipelines.dvc_process import Ended, stage_process
 from pipelines.graph import Graph
 from pipelines.lock_file import LockFile
 from pipelines.slots import Slots
@@ -67,6 +68,20 @@ class Result:
         return all(stage.state in GOOD for stage in self.stages.values())
 
 
+class Runner(Protocol):
+    """Something that runs one stage: a process here, or a worker elsewhere."""
+
+    def run(self, say: Callable[[str], None]) -> Ended:
+        """Run to the end, and hand over each line that the stage prints; called in a thread of its own."""
+
+    def end(self) -> None:
+        """End the stage, and wait until it has ended; called from another thread."""
+
+
+Launch = Callable[[str, Mapping[str, str], bool, Path], Runner]
+"""Makes what runs a stage: (stage, environment over this process's, force, log)."""
+
+
 class Reproduction:
     """One run over the stages of a graph.
 
@@ -79,6 +94,7 @@ class Reproduction:
         keep_going: after a failure, go on with what does not depend on the failed stage.
         slots: what may run at once.
         state: folder for logs and for what must outlive a kill.
+        launch: makes what runs a stage; a process here by default.
     """
 
     def __init__(
@@ -90,15 +106,17 @@ class Reproduction:
         targets: Sequence[str] = (),
         force: bool = False,
         keep_going: bool = False,
+        launch: Launch | None = None,
     ) -> None:
-        self.graph, self.folder, self.slots, self.force, self.keep_going = graph, folder, slots, force, keep_going
+        self.graph, self.slots, self.force, self.keep_going = graph, slots, force, keep_going
+        self.launch: Launch = launch or partial(stage_process, folder)
         self.lock_file = LockFile(folder, state)
         names = graph.select(targets)
         self.result = Result(
             {name: StageRun(name, state / "logs" / f"{name}.log", state / "status" / name) for name in names}
         )
         self._changed: set[str] = set()  # as of the survey, or because it ran
-        self._processes: dict[str, DvcProcess] = {}
+        self._processes: dict[str, Runner] = {}
         self._ended: queue.Queue[tuple[str, Ended | BaseException]] = queue.Queue()
 
     def survey(self) -> bool:
@@ -165,7 +183,7 @@ class Reproduction:
         stage.status.parent.mkdir(parents=True, exist_ok=True)
         stage.status.unlink(missing_ok=True)
         own = {**environment, **slot, STATUS_VARIABLE: str(stage.status.resolve())}
-        process = self._processes[name] = stage_process(name, self.folder, own, self.force, stage.log)
+        process = self._processes[name] = self.launch(name, own, self.force, stage.log)
         stage.state, stage.began = "running", time.monotonic()
         logger.info("%s: starts", name)
 
@@ -212,7 +230,7 @@ class Reproduction:
         """End every stage, and wait until it has ended."""
         processes = dict(self._processes)
         with ThreadPoolExecutor(max_workers=max(1, len(processes))) as pool:
-            list(pool.map(DvcProcess.end, processes.values()))
+            list(pool.map(lambda process: process.end(), processes.values()))
         for name in processes:
             self.result.stages[name].state = "failed"
 
