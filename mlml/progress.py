@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from mlml import distributed, status
+from mlml.status import clock
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +59,3 @@ class Progress:
         """Take the live line away."""
         if self._bar is not None:
             self._bar.close()
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as minutes and seconds, or hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -60,6 +60,13 @@ def read(path: Path) -> Status | None:
         return None
 
 
+def clock(seconds: float) -> str:
+    """Write a duration as minutes and seconds, or hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 def _write() -> None:
     global _written
     path = os.environ.get(VARIABLE)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlml import status
+from mlml.status import clock
 from pipelines.reproduce import Result, StageRun, State
 
 STYLES: Mapping[State, str] = {
@@ -95,13 +96,6 @@ def summary(result: Result) -> list[str]:
     counts = {state: len(result.named(state)) for state in ("ran", "restored", "unchanged", "failed")}
     lines.append(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "ran"))
     return lines
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as minutes and seconds, or hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _rows_that_fit(result: Result, height: int) -> list[str]:
