@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def reproduce(folder: Path, threads: int, options: Options, within: Within | Non
     """
     state = folder / STATE
     slots = _slots(threads, options)
-    with _ended_by_sigterm(), only_coordinator(state), Graph() as graph:
+    with _ended_by_signals(), only_coordinator(state), Graph() as graph:
         drop_dead_locks(folder)
         run = Reproduction(graph, folder, state, slots, options.targets, options.force, options.keep_going)
         said = run.lock_file.repair()
@@ -103,7 +104,7 @@ def run_isolated(
     """
     slots = _slots(threads, options)
     codes: dict[str, int] = {}
-    with _ended_by_sigterm(), only_coordinator(folder / STATE):
+    with _ended_by_signals(), only_coordinator(folder / STATE):
         drop_dead_locks(folder)
         with Graph() as graph:
             targets = graph.resolve(options.targets)
@@ -142,18 +143,19 @@ def _in_flow(
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM an interrupt, so that the stages are ended first; Prefect does the same while its flow runs."""
+def _ended_by_signals() -> Iterator[None]:
+    """Make SIGTERM and a closed terminal an interrupt, so that the stages are ended first; Ctrl-C is one anyway."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever runs it there handles signals
-        yield
-        return
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # else whoever runs there handles signals
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # not under nohup, say, or Prefect
+                before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

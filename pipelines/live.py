@@ -45,10 +45,10 @@ def shown(
     if not console.is_terminal:
         yield lambda: None  # log lines say it all
         return
-    quiet = _Quiet()
-    handlers = logging.getLogger().handlers
-    for handler in handlers:
-        handler.addFilter(quiet)
+    lines = logging.getLogger("pipelines")
+    nowhere = logging.NullHandler()
+    lines.addHandler(nowhere)
+    lines.propagate = False  # the console's handlers are the root's; Prefect's are this logger's own
     began = time.monotonic()
     try:
         with Live(
@@ -59,8 +59,8 @@ def shown(
         ) as live:
             yield live.refresh
     finally:
-        for handler in handlers:
-            handler.removeFilter(quiet)
+        lines.propagate = True
+        lines.removeHandler(nowhere)
 
 
 def table(result: Result, expected: Mapping[str, float], began: float, height: int) -> Group:
@@ -130,10 +130,3 @@ def _footer(result: Result, kept: list[str], seconds: float) -> str:
     settled = len(result.stages) - len(result.named("waiting", "running"))
     more = f", {hidden} rows not shown" if hidden else ""
     return f"{settled}/{len(result.stages)} stages settled in {clock(seconds)}{more}"
-
-
-class _Quiet(logging.Filter):
-    """Keeps the lines of a run off the terminal while the table shows it; its log files and Prefect have them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.name.startswith("pipelines")

@@ -156,13 +156,13 @@ def wait_for(condition, process):
 PROGRAM = textwrap.dedent("""
     import sys
     from pathlib import Path
-    from pipelines.coordinator import _ended_by_sigterm
+    from pipelines.coordinator import _ended_by_signals
     from pipelines.graph import Graph
     from pipelines.reproduce import Reproduction
     from pipelines.slots import Slots
     from stages._steps import Steps
     folder = Path.cwd()
-    with _ended_by_sigterm(), Graph() as graph:
+    with _ended_by_signals(), Graph() as graph:
         run = Reproduction(graph, folder, folder / ".mlml", Slots(2))
         run.survey()
         try:
