@@ -5,19 +5,18 @@ mlflow takes more than a second to import, so it is imported inside the function
 
 import logging
 import os
-import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mlml.tracking.run import Notes, Record, TrackingError, lock_file
+from mlml.tracking import sqlite_store
+from mlml.tracking.run import Notes, Record, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REQUEST_SECONDS = 10
-PREPARE_SECONDS = 120.0
 
 
 def tracking_uri(root: Path) -> str:
@@ -26,37 +25,17 @@ def tracking_uri(root: Path) -> str:
 
 
 def prepare_store(uri: str) -> None:
-    """Make the tables of a sqlite store that does not exist yet; anything else is left alone.
+    """Make the tables of a sqlite store, or migrate those of an older MLflow; a server or database is left alone.
 
-    MLflow's own way breaks the file for good when several processes begin at once. Here one makes it aside, and it
-    appears whole. Write-ahead logging lets readers and a writer work side by side.
+    Any number of processes may call this at once: one does it, the others wait.
 
     Raises:
-        TrackingError: another process makes the store, and does not end.
+        TrackingError: it cannot be done; the message names the way out.
     """
-    path = _sqlite_path(uri)
-    if path is None or path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = lock_file(path.with_name(f"{path.name}.lock"), PREPARE_SECONDS)
-    if lock is None:
-        raise TrackingError(
-            f"{path}: another process has been making it for {PREPARE_SECONDS:.0f} s; end it, and try again"
-        )
-    with lock:
-        if path.exists():
-            return
-        new = path.with_name(f"{path.name}.new")
-        for leftover in path.parent.glob(f"{new.name}*"):
-            leftover.unlink()
+    path = sqlite_path(uri)
+    if path is not None:
         _be_quiet()
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        SqlAlchemyStore(f"sqlite:///{new}", (path.parent / "artifacts").as_uri()).engine.dispose()
-        database = sqlite3.connect(new)
-        database.execute("PRAGMA journal_mode=WAL")
-        database.close()
-        new.replace(path)
+        sqlite_store.prepare(path)
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -74,7 +53,7 @@ def warm_up(uri: str) -> None:
     import mlflow
 
     assert mlflow.MlflowClient
-    if _sqlite_path(uri) is not None:
+    if sqlite_path(uri) is not None:
         from mlflow.store.tracking import sqlalchemy_store
 
         assert sqlalchemy_store.SqlAlchemyStore
@@ -90,7 +69,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        path = _sqlite_path(uri)
+        path = sqlite_path(uri)
         location = (path.parent / "artifacts" / quote(name, safe="")).as_uri() if path is not None else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
@@ -145,7 +124,8 @@ def _quoted(value: str) -> str:
     return f"'{value}'" if "'" not in value else f'"{value}"'
 
 
-def _sqlite_path(uri: str) -> Path | None:
+def sqlite_path(uri: str) -> Path | None:
+    """File of a sqlite store; None for a server or another database."""
     path = uri.removeprefix("sqlite:///")
     return Path(path).resolve() if path != uri and path and path != ":memory:" else None
 

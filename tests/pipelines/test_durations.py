@@ -89,11 +89,15 @@ def at_mlflow(tmp_path_factory):
     for stage, key, seconds in (
         ("pretext@simclr", "a", 3.0),
         ("pretext@simclr", "b", 5.0),
+        ("pretext@simclr", "c", 900.0),
         ("pretext@rotation", "a", 1.0),
     ):
-        folder = record(root, stage, key * 16, seconds)
+        folder = record(root, stage, key * 16, seconds, status="FAILED" if seconds > 100 else "FINISHED")
         assert sync(folder, uri).fault is None
-    return root / ".mlml" / "mlflow.db"
+    path = root / ".mlml" / "mlflow.db"
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # this process keeps it open
+    return path
 
 
 def test_mlflow_is_asked_for_what_has_no_record(root, at_mlflow):

@@ -1,3 +1,5 @@
+import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from mlml.tracking.run import Run
+from pipelines.commands import plan as command
 from pipelines.graph import Graph, TargetError
 from pipelines.plan import Step, estimate, plan
 from pipelines.reasons import (
@@ -51,8 +55,8 @@ def done(tmp_path_factory):
     texts = {"params.yaml": PARAMS, "a.in": "alpha", "c.in": "c", ".dvc/config": "[core]\nanalytics = false\n"}
     for name, text in texts.items():
         (folder / name).write_text(text)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "repro", "-q"]):
-        subprocess.run(command, cwd=folder, check=True)
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "repro", "-q"]):
+        subprocess.run(words, cwd=folder, check=True)
     return folder
 
 
@@ -250,3 +254,91 @@ def test_a_plan_in_a_fresh_clone_makes_no_store(chain, tmp_path):
     assert set(actions().values()) == {"run"}
     assert not (clone / ".mlml").exists()
     assert chain.run("git", "-C", str(clone), "status", "--porcelain") == ""
+
+
+DECLARED = """
+threads: 1
+data: {digits: {source: digits}}
+protocol:
+  encoder: &encoder {network: mlp, hidden_widths: [16]}
+  train: &train {steps: 12, batch_size: 64}
+pretext:
+  cold: {method: simclr, dataset: digits, encoder: *encoder, train: *train, temperature: 0.5}
+  hot: {method: simclr, dataset: digits, encoder: *encoder, train: *train, temperature: 0.9}
+supervised: {}
+probe: {}
+generative: {}
+search: {}
+"""
+
+
+@pytest.fixture
+def declared(workspace, monkeypatch):
+    """A valid declaration over stages that are quickly done, and how long they took."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    Path("params.yaml").write_text(DECLARED)
+    stage = {"cmd": "echo ${key} > ${key}.out", "params": ["pretext.${key}"], "outs": ["${key}.out"]}
+    both = {"cmd": "cat cold.out hot.out > both.out", "deps": ["cold.out", "hot.out"], "outs": ["both.out"]}
+    YAML().dump({"stages": {"pretext": {"foreach": "${pretext}", "do": stage}, "both": both}}, Path("dvc.yaml"))
+    workspace.dvc("repro", "-q")
+    folder = Path(".mlml/runs/pretext@cold") / ("a" * 16)
+    settings = {"pretext.cold": {"method": "simclr"}}
+    with Run.open(folder, "cold", "mlml", {"dvc.stage": "pretext@cold"}, settings) as run:
+        run.log("system/seconds", 80.0)
+    return workspace
+
+
+def mlml_plan(capsys, *words) -> tuple[str, int]:
+    """What `mlml plan` prints, and its exit code."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    code = 0
+    try:
+        command.run(parser.parse_args(words))
+    except SystemExit as error:
+        code = error.code
+    told = capsys.readouterr()
+    return told.out + told.err, code
+
+
+def test_the_command_line(declared, capsys):
+    assert mlml_plan(capsys) == ("everything is up to date (3 stages)\n", 0)
+    edit("params.yaml", "0.9", "0.2")
+    before = tree(declared.folder)
+    printed, code = mlml_plan(capsys, "--jobs", "2")
+    assert code == 0
+    assert printed.splitlines() == [
+        "run      pretext@hot     1:20  pretext.hot.temperature: 0.9 -> 0.2",
+        "may run  both         unknown  if pretext@hot makes something new",
+        "1 to run, 1 that may run, 1 up to date",
+        "time: at least 1:20 one after another, 1:20 with 2 jobs, 1:20 for the longest chain; unknown for both",
+    ]
+    told, _ = mlml_plan(capsys, "--jobs", "2", "--json")
+    assert tree(declared.folder) == before
+    told = json.loads(told)
+    assert told["stages"][1] == {
+        "stage": "pretext@hot",
+        "action": "run",
+        "reasons": [
+            {"kind": "parameter", "path": "pretext.hot.temperature", "change": "modified", "old": 0.9, "new": 0.2}
+        ],
+        "seconds": 80.0,
+    }
+    assert told["stages"][2]["reasons"] == [{"kind": "upstream", "stage": "pretext@hot"}]
+    assert told["seconds"] == {"serial": 80.0, "parallel": 80.0, "critical": 80.0, "jobs": 2, "unknown": ["both"]}
+
+
+def test_faults_of_the_command_line(declared, capsys):
+    printed, code = mlml_plan(capsys, "hott")
+    assert code == 2
+    assert printed.startswith("mlml plan: 'hott' names no stage; did you mean 'hot'?")
+    assert mlml_plan(capsys, "--jobs", "0") == ("mlml plan: --jobs must be at least 1; got 0\n", 2)
+    Path("dvc.lock").write_text("stages: {")
+    printed, code = mlml_plan(capsys)
+    assert code == 2
+    assert printed.startswith("mlml plan: ")
+    edit("params.yaml", "temperature: 0.9", "temperatur: 0.9")
+    printed, code = mlml_plan(capsys)
+    assert code == 2
+    assert "pretext.hot.temperatur: unknown key" in printed
