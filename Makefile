@@ -18,8 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 repro: $(READY) ## run what params.yaml declares and is not up to date, and write reports/index.html
-	mlml check
-	dvc repro
+	mlml repro
 
 test: $(READY) ## run the tests
 	python -m pytest
@@ -47,5 +46,5 @@ benchmark: $(READY) ## measure against peers (installs them beside the project)
 	python -m benchmarks
 
 lock: $(READY) ## pin every dependency anew, within the ranges of pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra benchmarks --constraint requirements.lock --output-file requirements.benchmarks.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra scale --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra scale --extra benchmarks --constraint requirements.lock --output-file requirements.benchmarks.lock pyproject.toml

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mlml import checkpoint_remote
+
 logger = logging.getLogger(__name__)
 
 KEPT = 2
@@ -48,11 +50,13 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     _flush_directory(folder)
     for old in sorted(folder.glob("step_*.ckpt"))[:-KEPT]:
         old.unlink()
+    checkpoint_remote.put(folder, path)
     return path
 
 
 def load_newest(folder: Path, device: torch.device) -> dict[str, Any] | None:
     """Return the newest checkpoint that is whole, or None; each damaged one is named in the log and removed."""
+    checkpoint_remote.fetch(folder)
     for path in sorted(folder.glob("step_*.ckpt"), reverse=True):
         try:
             payload = _read(path)
@@ -69,6 +73,7 @@ def clear(folder: Path) -> None:
     """Remove every checkpoint of a finished run."""
     for path in [*folder.glob("step_*.ckpt"), *folder.glob("step_*.partial")]:
         path.unlink()
+    checkpoint_remote.clear(folder)
 
 
 def _read(path: Path) -> bytes:

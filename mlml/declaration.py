@@ -1,16 +1,19 @@
 """The whole of params.yaml, read and checked at once: before any stage starts, and before torch is imported.
 
-Every section but `protocol`, `report` and `threads` maps names to entries. An entry of `data` is a data set; an entry
-of any other section is an experiment: `method` names a file of the section's folder in mlml/, `dataset` an entry of
-`data`, `seeds` the seeds to run, and the remaining keys are the fields of the method's own `Config`.
+Every section but `protocol`, `report` and `threads` maps names to entries. An entry of `data` is a data set, one of
+`schedules` says when Prefect runs what by itself; an entry of any other section is an experiment: `method` names a file
+of the section's folder in mlml/, `dataset` an entry of `data`, `seeds` the seeds to run, and the remaining keys are the
+fields of the method's own `Config`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -50,6 +53,52 @@ class ReportConfig(Declared):
     title: str = "Experiments"
 
 
+class Schedule(Declared):
+    """An entry of `schedules`: when Prefect brings some targets up to date by itself, while `mlml up` serves.
+
+    Attributes:
+        cron: minute, hour, day of the month, month, day of the week.
+        interval_seconds: between two starts; give this or `cron`.
+        timezone: in which `cron` is meant, such as "Europe/Berlin".
+        targets: stages, groups of stages or experiments; none mean everything.
+    """
+
+    cron: str | None = None
+    interval_seconds: PositiveInt | None = None
+    timezone: str = "UTC"
+    targets: tuple[str, ...] = ()
+
+    @field_validator("cron")
+    @classmethod
+    def _readable(cls, cron: str | None) -> str | None:
+        # not the parser inside Prefect: a stage that only reads the declaration must not import all of Prefect for it
+        from cronsim import CronSim, CronSimError
+
+        try:
+            if cron is not None and len(cron.split()) != 5:
+                raise CronSimError(f"it has {len(cron.split())} fields")
+            if cron is not None:
+                CronSim(cron, datetime(2000, 1, 1))
+        except CronSimError as error:
+            raise ValueError(f"must be five fields as in '0 3 * * 1-5'; got {cron!r} ({error})") from None
+        return cron
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (OSError, ValueError, KeyError):  # what it raises depends on how the name is wrong
+            raise ValueError(f"must be the name of a time zone, such as 'Europe/Berlin'; got {zone!r}") from None
+        return zone
+
+    @model_validator(mode="after")
+    def _one_rhythm(self) -> "Schedule":
+        if (self.cron is None) == (self.interval_seconds is None):
+            raise ValueError("give one of 'cron' and 'interval_seconds'")
+        return self
+
+
 @dataclass(frozen=True)
 class DataSet:
     """An entry of `data`."""
@@ -86,16 +135,23 @@ class Declaration:
     Attributes:
         threads: with which every stage computes on the processor; part of what its result depends on, since the order
             of a floating-point sum, and so its last bits, depends on how many threads share it.
+        schedules: when Prefect runs what by itself; no result depends on them.
     """
 
     data: Mapping[str, DataSet]
     experiments: Mapping[str, Experiment]
     report: ReportConfig
     threads: int = 1
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     def family(self, name: str) -> list[Experiment]:
         """Experiments of one section, in the order of the file."""
         return [experiment for experiment in self.experiments.values() if experiment.family == name]
+
+    def targets(self) -> list[str]:
+        """Return what a run can be asked for: groups of stages, experiments, and stages by their full names."""
+        families = {family: [experiment.name for experiment in self.family(family)] for family in FAMILIES}
+        return _targets({"data": list(self.data), **families})
 
 
 def read(path: Path = Path("params.yaml")) -> Declaration:
@@ -123,7 +179,7 @@ def check(content: Any) -> Declaration:
         raise DeclarationError([f"params.yaml: must be a mapping of sections; got {content!r}"])
     reader = _Reader(content)
     found: list[str] = []
-    sections = ("data", *FAMILIES, "report", "protocol", "threads")
+    sections = ("data", *FAMILIES, "report", "protocol", "threads", "schedules")
     found += [f"{key}: unknown section{suggest(str(key), sections)}" for key in content if key not in sections]
     found += [
         f"{section}: required, but not given; write '{section}: {{}}' for none"
@@ -140,6 +196,7 @@ def check(content: Any) -> Declaration:
                     f"{where}: the name is taken by {experiments[name].family}.{name}; names are unique"
                 )
             experiments[name] = experiment
+    schedules = reader.section("schedules", reader.schedule)
     threads: Any = content.get("threads")
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         given = f"got {threads!r}" if "threads" in content else "not given"
@@ -151,9 +208,10 @@ def check(content: Any) -> Declaration:
         found += error.faults
     found += reader.found
     found += _reference_faults(content, data, experiments)
+    found += _schedule_faults(content, schedules)
     if found:
         raise DeclarationError(found)
-    return Declaration(data, experiments, report, threads)
+    return Declaration(data, experiments, report, threads, schedules)
 
 
 def resolve(family: str, name: str, entry: Any) -> Experiment:
@@ -203,6 +261,11 @@ class _Reader:
         common, config = _split(entry, _Common, catalogue.config_class(folder, method), where)
         return Experiment(name, family, method, common.dataset, common.seeds, config, entry)
 
+    def schedule(self, section: str, name: str, entry: Any) -> Schedule:
+        if not isinstance(entry, Mapping):
+            raise DeclarationError([f"{section}.{name}: must be a mapping; got {entry!r}"])
+        return parse(Schedule, entry, f"{section}.{name}")
+
 
 def _named(entry: Any, key: str, where: str, known: list[str]) -> str:
     """Return entry[key], one of the known names."""
@@ -236,8 +299,7 @@ def _reference_faults(
 ) -> list[str]:
     """Faults of names that refer to other entries. An entry with faults of its own still counts as existing."""
     found = []
-    sections = {family: content.get(family) for family in ("data", *FAMILIES)}
-    declared = {family: list(names) if isinstance(names, Mapping) else [] for family, names in sections.items()}
+    declared = _declared_names(content)
     for experiment in experiments.values():
         where = f"{experiment.family}.{experiment.name}"
         if experiment.dataset not in declared["data"]:
@@ -251,6 +313,33 @@ def _reference_faults(
         if experiment.family == "search":
             found += _search_faults(experiments, declared, experiment)
     return found
+
+
+def _schedule_faults(content: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> list[str]:
+    """Faults of targets that name nothing declared."""
+    known = _targets(_declared_names(content))
+    return [
+        f"schedules.{name}.targets: {target!r} is no stage, group of stages or experiment{suggest(target, known)}"
+        for name, schedule in schedules.items()
+        for target in schedule.targets
+        if target not in known
+    ]
+
+
+def _declared_names(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Names of the entries of each section, those with faults of their own included."""
+    sections = {family: content.get(family) for family in ("data", *FAMILIES)}
+    return {family: [*map(str, names)] if isinstance(names, Mapping) else [] for family, names in sections.items()}
+
+
+def _targets(declared: Mapping[str, list[str]]) -> list[str]:
+    """Groups of stages, experiments, and stages by their full names."""
+    groups = ["check", "prepare", *FAMILIES, "report"]
+    experiments = [(family, name) for family in FAMILIES for name in declared[family]]
+    stages = [f"prepare@{name}" for name in declared["data"]] + [f"{family}@{name}" for family, name in experiments]
+    # an experiment of a data set's name has to be asked for by the full name of its stage
+    plain = [name for _, name in experiments if name not in declared["data"] and name not in groups]
+    return [*groups, *plain, *stages]
 
 
 def _reference(

@@ -1,6 +1,8 @@
 """The report: one HTML page that stands alone, and the leaderboard as CSV. Every number comes from a `Result`.
 
-Each number leads back to where it came from: its MLflow run, the commit, and the command that makes it again.
+Each number leads back to where it came from: its MLflow run, the commit, and the command that makes it again. Both
+files are a function of the declaration, the outputs, the code and the commits: no id that a run drew, no time, no
+address of a machine is in them, for dvc.lock holds their md5s, and whoever runs the same must get the same.
 """
 
 import base64
@@ -28,7 +30,7 @@ MAX_TRIALS = 200
 
 _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
-    *("mean", "interval95", "gain", "seeds", "run_id", "commit", "stage", "command"),
+    *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
 _FAMILIES = ("supervised", "pretext", "generative", "search", "probe")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
@@ -37,10 +39,15 @@ _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
 @dataclass(frozen=True)
 class RunLink:
-    """Where a result is recorded; `url` is None when no server shows it."""
+    """Where a result is recorded.
 
-    run_id: str
-    experiment_id: str
+    Attributes:
+        key: of the stage's lineage; the MLflow run carries it as the tag `dvc.key`.
+        url: what opens the run, relative to the report's page; None when nothing does.
+        dirty: the run was made from files that differ from the commit.
+    """
+
+    key: str
     url: str | None
     commit: str
     dirty: bool
@@ -167,7 +174,7 @@ def _row(probe: Result, encoders: Mapping[str, Result], label: str) -> dict[str,
         "mean": score["mean"],
         "interval95": score["interval95"],
         "seeds": len(probe.seeds),
-        "run_id": probe.run.run_id if probe.run else "",
+        "key": probe.run.key if probe.run else "",
         "commit": probe.run.commit if probe.run else "",
         "stage": probe.stage,
         "command": probe.command,
@@ -322,8 +329,11 @@ def _data_uri(content: bytes, mime: str) -> str:
 
 
 def _href(run: RunLink | None) -> str | None:
-    """Address of a run's page; anything but http(s), such as a script, is not linked."""
-    return run.url if run and run.url and urlsplit(run.url).scheme in ("http", "https") else None
+    """Address of a run's page, on the web or by a path from here; anything else, such as a script, is not linked."""
+    if run is None or not run.url:
+        return None
+    parts = urlsplit(run.url)
+    return run.url if parts.scheme in ("http", "https") or not (parts.scheme or parts.netloc) else None
 
 
 def _title(run: RunLink | None) -> str:
@@ -331,8 +341,8 @@ def _title(run: RunLink | None) -> str:
     if run is None:
         return "no MLflow run is known for this number"
     dirty = " with uncommitted changes" if run.dirty else ""
-    unlinked = "" if _href(run) else "; no server shows it"
-    return f"run {run.run_id}, commit {run.commit}{dirty}{unlinked}"
+    unlinked = "" if _href(run) else "; nothing shows it"
+    return f"run of key {run.key}, commit {run.commit}{dirty}{unlinked}"
 
 
 def _points(gain: float | None) -> str:

@@ -12,13 +12,16 @@ from types import FrameType
 from typing import Any
 
 from pipelines import isolated
+from pipelines.durations import durations
 from pipelines.graph import Graph
 from pipelines.live import shown
 from pipelines.lock_file import drop_dead_locks, only_coordinator
+from pipelines.remote import JOBS, Pool
 from pipelines.reproduce import Reproduction, Result
 from pipelines.slots import Slots, default_jobs, gpus, thread_limits
 from stages import _servers
 from stages._steps import Steps, run_flow
+from stages._warm_start import warm
 
 STATE = Path(".mlml") / "reproduce"
 """Folder for logs, and for what must outlive a kill."""
@@ -29,12 +32,13 @@ Within = Callable[[Callable[[Steps], None], str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is asked to do; `jobs` None means as many as the machine takes."""
+    """What a run is asked to do; `jobs` None means as many as the machine takes, or a pool is given at once."""
 
     targets: Sequence[str] = ()
     jobs: int | None = None
     force: bool = False
     keep_going: bool = False
+    pool: str | None = None
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -58,13 +62,17 @@ def reproduce(folder: Path, threads: int, options: Options, within: Within | Non
     slots = _slots(threads, options)
     with _ended_by_signals(), only_coordinator(state), Graph() as graph:
         drop_dead_locks(folder)
-        run = Reproduction(graph, folder, state, slots, options.targets, options.force, options.keep_going)
+        pool = Pool(options.pool, graph, folder, state) if options.pool is not None else None
+        launch = pool.launch if pool else None
+        run = Reproduction(graph, folder, state, slots, options.targets, options.force, options.keep_going, launch)
         said = run.lock_file.repair()
         if said:
             print(said, file=sys.stderr, flush=True)
             graph.refresh()
         if run.survey():
-            with shown(run.result, {}) as on_change:
+            if pool:
+                pool.check(run.result.named("waiting"), _servers.ensure_prefect(folder))
+            with shown(run.result, durations(folder, run.result.stages)) as on_change:
                 parameters = {"targets": list(options.targets), "jobs": slots.jobs, "force": options.force}
                 _in_flow(
                     "reproduce",
@@ -119,6 +127,8 @@ def run_isolated(
 
 
 def _slots(threads: int, options: Options) -> Slots:
+    if options.pool is not None:
+        return Slots(options.jobs or JOBS)  # a worker knows its own GPUs
     devices = gpus()
     return Slots(options.jobs or default_jobs(threads, len(devices)), devices)
 
@@ -136,10 +146,11 @@ def _in_flow(
     os.environ.update(thread_limits(threads))
     api = _servers.ensure_prefect(folder)
     environment: Mapping[str, str] = {"PREFECT_API_URL": api} if api else {}
-    if within is not None:
-        within(lambda steps: work(steps, environment), api or "")
-    else:
-        run_flow(name, run_name, api, lambda steps: work(steps, environment), parameters)
+    with warm(folder, environment):
+        if within is not None:
+            within(lambda steps: work(steps, environment), api or "")
+        else:
+            run_flow(name, run_name, api, lambda steps: work(steps, environment), parameters)
 
 
 @contextmanager

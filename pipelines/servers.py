@@ -1,19 +1,49 @@
-"""`mlml up` and `mlml down`: the servers to look at the runs with."""
+"""`mlml up` and `mlml down`: the servers to look at the runs with, and the process that serves the deployments."""
 
+import asyncio
+import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stages import _servers
+from mlml import declaration
+from mlml.config import DeclarationError
+from stages import _links, _servers
 
 
 def up(root: Path) -> None:
-    """Start the Prefect and the MLflow server of the project, unless they run, and print their addresses."""
+    """Start the servers of the project and serve its deployments, unless that runs; print where all of it is."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         prefect, mlflow = pool.submit(_servers.ensure_prefect, root), pool.submit(_servers.start_mlflow, root)
-    for title, address in (("Prefect", prefect.result()), ("MLflow", mlflow.result())):
+    api = prefect.result()
+    for title, address in (("Prefect", api), ("MLflow", mlflow.result())):
         print(f"{title + ':':<9}{address.removesuffix('/api') if address else 'not running'}", flush=True)
+    _links.write_page(root)  # links in the report lead to the port that MLflow has now
+    if api:
+        _serve(root, api)
 
 
 def down(root: Path) -> None:
-    """Stop the servers of the project and print what was done; runs, logs and metrics stay."""
+    """Stop what `up` started and print what was done; runs, logs and metrics stay."""
     _servers.stop(root)
+
+
+def _serve(root: Path, api: str) -> None:
+    """Serve the deployments as params.yaml declares them now."""
+    try:
+        declared = declaration.read(root / "params.yaml")
+    except DeclarationError as error:
+        print(f"Deployments not served: params.yaml: {error.faults[0]} ('mlml check' lists all)", file=sys.stderr)
+        return
+    started = _servers.serve_deployments(root, api)
+    if started is None:
+        return
+    os.environ.update(_servers.settings(root) | {"PREFECT_API_URL": api})
+    from pipelines import deployments
+
+    if not started:
+        asyncio.run(deployments.apply(root, declared))
+    schedules = ", ".join(declared.schedules) or "none"
+    pages = api.removesuffix("/api") + "/deployments"
+    names = ", ".join(deployments.names(root).values())
+    print(f"Deployments: {names} (schedules: {schedules}): {pages}", flush=True)

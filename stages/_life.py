@@ -12,33 +12,63 @@ from pathlib import Path
 
 import psutil
 
+from stages import _warm
+
 WAIT_SECONDS = 30.0
 """How long a stage waits for another process on the same run; one whose `dvc` was killed needs a moment to end."""
+
+
+def is_warm() -> bool:
+    """Whether the warm parent has forked this process; false once `end_with_dvc` was called."""
+    return _warm.CLIENT in os.environ
 
 
 def end_with_dvc() -> None:
     """End this process when the `dvc` that started it ends, so that no orphan goes on training.
 
     A kill of `dvc` alone leaves its command running, and the next `dvc repro` would start a second copy on the same
-    outputs. Every process between this one and `dvc` is watched; run by hand, without DVC, nothing is.
+    outputs. Every process between this one and `dvc` is watched; run by hand, without DVC, nothing is. A stage that
+    the warm parent has forked watches it, the client that stands for the stage under `dvc`, and what is above that.
 
     Raises:
-        SystemExit: `dvc` has ended already.
+        SystemExit: one of them has ended already.
     """
-    if "DVC_STAGE" not in os.environ:
+    warm = os.environ.pop(_warm.CLIENT, None)  # not of the processes that the stage starts
+    client, parent = map(int, warm.split()) if warm else (os.getpid(), os.getppid())
+    if not warm and "DVC_STAGE" not in os.environ:
         return
-    if os.getppid() == 1:
-        raise SystemExit("the dvc that started this stage has ended; the stage ends too")
-    watched = []
-    for ancestor in psutil.Process().parents():
-        watched.append(os.pidfd_open(ancestor.pid))
+    watched: list[int] = []
+    try:
+        if warm:
+            watched += [os.pidfd_open(parent), os.pidfd_open(client)]
+        if "DVC_STAGE" in os.environ:
+            watched += _up_to_dvc(psutil.Process(client))
+        # now that they are watched: those were the right ones, not others with their numbers
+        if os.getppid() != parent or (warm and not _lives(watched[1])):
+            raise ProcessLookupError
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        raise SystemExit("the process that started this stage has ended; the stage ends too") from None
+    threading.Thread(target=_end_after, args=(watched,), daemon=True, name="end-with-dvc").start()
+
+
+def _up_to_dvc(process: psutil.Process) -> list[int]:
+    """Descriptors of the ancestors of a process up to `dvc`; of its parent alone if DVC was called as a library."""
+    if process.ppid() == 1:
+        raise ProcessLookupError
+    found = []
+    for ancestor in process.parents():
+        found.append(os.pidfd_open(ancestor.pid))
         if _is_dvc(ancestor):
-            threading.Thread(target=_end_after, args=(watched,), daemon=True, name="end-with-dvc").start()
-            return
-    # DVC was called as a library: what called it is the parent
-    for descriptor in watched[1:]:
+            return found
+    for descriptor in found[1:]:
         os.close(descriptor)
-    threading.Thread(target=_end_after, args=(watched[:1],), daemon=True, name="end-with-dvc").start()
+    return found[:1]
+
+
+def _lives(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return not poll.poll(0)
 
 
 def _is_dvc(process: psutil.Process) -> bool:

@@ -14,8 +14,8 @@ from mlml.declaration import Declaration
 from mlml.tracking.run import Run, Status
 from mlml.tracking.store import tracking_uri
 from mlml.tracking.sync import SyncProcess
-from stages import _lineage, _servers
-from stages._life import end_with_dvc, only_one
+from stages import _diff, _lineage, _servers
+from stages._life import end_with_dvc, is_warm, only_one
 from stages._steps import Steps, run_flow
 from stages.check import read_or_exit
 
@@ -86,18 +86,20 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
     gc.set_threshold(200_000, 50, 50)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise SystemExit(f"stages.{group}: a stage is one process; for several, call mlml.train.fit under torchrun")
-    end_with_dvc()
     declared = read_or_exit()
     name = sys.argv[1] if len(sys.argv) > 1 else group
     address = f"{group}@{name}" if len(sys.argv) > 1 else group
     root = _lineage.store_root()
     _servers.apply_settings(root)
-    syncer = SyncProcess(tracking_uri(root))
+    syncer = SyncProcess(tracking_uri(root), fork=is_warm())  # before a thread begins
+    end_with_dvc()
     lineage = _lineage.of(address)
     folder = _lineage.run_folder(root, lineage)
     with only_one(folder):
         tags = _tags(address, name, lineage)
         run = Run.open(folder, address, EXPERIMENT, tags, lineage.parameters)
+        if tags["git.dirty"] == "true":
+            run.log_artifact(_diff.write_patch(Path.cwd(), folder))
         syncer.begin(folder)
         stage = Stage(name, address, declared, folder, run, tags)
 

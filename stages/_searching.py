@@ -17,6 +17,7 @@ from mlml.config import SearchConfig
 from mlml.data.dataset import PreparedData
 from mlml.declaration import Experiment
 from mlml.search._outputs import write_outputs
+from mlml.search._storage import forget
 from mlml.search._study import Report, SearchError, best, run_study
 from mlml.tracking.run import Run
 from stages._run import Stage
@@ -52,8 +53,8 @@ def search(stage: Stage) -> None:
         runs[number] = trial_run(stage, number, overrides)
         return run_trial(runs[number], experiment, target, data, device, overrides, report)
 
-    seed = experiment.seeds[0]
-    trials = partial(run_study, config, method_class(config).sampler, study, objective, seed)
+    seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
+    trials = partial(run_study, config, method_class(config).sampler, study, objective, seed, name)
     records = stage.steps.run(f"run {config.trials} trials", trials)
     for record in records:
         # one that a process finished and was killed before it could end its run is not open here
@@ -75,7 +76,7 @@ def search(stage: Stage) -> None:
             stage.run.log_artifact(path)
 
     stage.steps.run("write outputs", write)
-    stage.at_end.append(partial(shutil.rmtree, study))
+    stage.at_end += [partial(forget, name), partial(shutil.rmtree, study)]
 
 
 def trial_run(stage: Stage, number: int, overrides: dict[str, Any]) -> Run:

@@ -26,6 +26,8 @@ import psutil
 LOOPBACK = ("127.0.0.1", "localhost")
 START_SECONDS = 90.0
 GRACE_SECONDS = 10.0
+FAMILY_SECONDS = 45.0
+"""For a process that ends its descendants: a stage has half a minute to write its checkpoint."""
 
 _SETTINGS = {
     "DO_NOT_TRACK": "true",  # the word: MLflow ignores 1
@@ -37,13 +39,14 @@ _SETTINGS = {
     "PREFECT_API_REQUEST_TIMEOUT": "15",
     "PREFECT_CLIENT_MAX_RETRIES": "1",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "mlml,stages",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "mlml,stages,pipelines",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FORMAT": "%(asctime)s %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s %(flow_run_name)s: %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s %(task_run_name)s: %(message)s",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # 7 to 13 s for each process
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",  # a run that waits for another asks this often
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
 }
 
@@ -62,6 +65,7 @@ class _Server:
         health: path that answers 200 once the server can be used.
         api: path of what clients use.
         environment: of its process.
+        workspace: its working directory, and what it imports the project's code from; None for others' code only.
     """
 
     title: str
@@ -70,6 +74,7 @@ class _Server:
     health: str
     api: str
     environment: Mapping[str, str]
+    workspace: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -148,18 +153,42 @@ def mlflow_url(root: Path) -> str:
         return f"http://{LOOPBACK[0]}:{_port(server)}"
 
 
+def is_own(root: Path, api_url: str) -> bool:
+    """Return whether this is the API of the project's own Prefect server, which no other project uses."""
+    record = _alive(_prefect(root))
+    return record is not None and api_url.rstrip("/") == _url(record) + _prefect(root).api
+
+
+def serve_deployments(root: Path, api_url: str) -> bool | None:
+    """Start the process that serves the deployments, unless it runs; it belongs to one Prefect server.
+
+    Returns:
+        Whether it was started now; None, after one printed sentence, if it cannot be.
+    """
+    server = _deployments(root, api_url)
+    known = _alive(server)
+    if known is not None and not _mentions(known.pid, api_url):
+        with _locked(server.folder):
+            _end(known.pid, first_alone=True)
+        known = None
+    if _ensure(server) is None:
+        return None
+    return _alive(server) != known
+
+
 def stop(root: Path) -> None:
-    """Stop both servers of the project, with their children, and print what was done."""
-    for server in (_prefect(root), _mlflow(root, None)):
+    """Stop what the project started, with its children, and print what was done."""
+    for server in (_deployments(root, ""), _prefect(root), _mlflow(root, None)):
         if not server.folder.exists():
-            print(f"{server.title} server: not running", flush=True)
+            print(f"{server.title}: not running", flush=True)
             continue
         with _locked(server.folder):
             record = _alive(server)
             if record is not None:
-                _end(record.pid)
+                # what serves cancels its runs by itself, and tells Prefect
+                _end(record.pid, first_alone=server.workspace is not None)
             (server.folder / "server.json").unlink(missing_ok=True)
-        print(f"{server.title} server: {f'stopped (pid {record.pid})' if record else 'not running'}", flush=True)
+        print(f"{server.title}: {f'stopped (pid {record.pid})' if record else 'not running'}", flush=True)
 
 
 def answers(url: str, seconds: float) -> bool:
@@ -179,7 +208,7 @@ def answers(url: str, seconds: float) -> bool:
 
 def _prefect(root: Path) -> _Server:
     folder = root.resolve() / ".mlml" / "prefect"
-    return _Server("Prefect", folder, ("prefect", "server", "start"), "/api/health", "/api", _environment(root))
+    return _Server("Prefect server", folder, ("prefect", "server", "start"), "/api/health", "/api", _environment(root))
 
 
 def _mlflow(root: Path, store: str | None) -> _Server:
@@ -188,7 +217,31 @@ def _mlflow(root: Path, store: str | None) -> _Server:
     arguments: tuple[str, ...] = ("mlflow", "server", "--workers", "1")
     arguments += ("--backend-store-uri", store or f"sqlite:///{home / 'mlflow.db'}")
     arguments += ("--default-artifact-root", artifacts, "--artifacts-destination", artifacts)
-    return _Server("MLflow", home / "mlflow", arguments, "/health", "", _environment(root))
+    return _Server("MLflow server", home / "mlflow", arguments, "/health", "", _environment(root))
+
+
+def _deployments(root: Path, api_url: str) -> _Server:
+    """The process that serves the deployments: it runs stages, which need the user's MLflow settings."""
+    mlflow = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"  # the stages say `python`
+    environment = {**_environment(root), **mlflow, "PREFECT_API_URL": api_url, "PATH": path}
+    return _Server(
+        "Deployments",
+        root.resolve() / ".mlml" / "deployments",
+        ("pipelines.deployments", "--api", api_url),
+        "/health",
+        "",
+        environment,
+        root.resolve(),
+    )
+
+
+def _mentions(pid: int, word: str) -> bool:
+    """Return whether a process was started with this word."""
+    try:
+        return word in psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
 
 
 def _environment(root: Path) -> dict[str, str]:
@@ -209,7 +262,7 @@ def _ensure(server: _Server) -> str | None:
                 record = known or _launch(server)
                 if _becomes_healthy(server, record):
                     if not known:
-                        print(f"{server.title} server started: {_url(record)} (stop it with 'make down')", flush=True)
+                        print(f"{server.title} started: {_url(record)} (stop it with 'make down')", flush=True)
                     return _url(record) + server.api
                 if "already in use" not in (server.folder / "server.log").read_text(errors="replace"):
                     break
@@ -217,7 +270,7 @@ def _ensure(server: _Server) -> str | None:
         except OSError as error:
             fault = f"could not be started ({error})"
     print(
-        f"{server.title} server {fault}, see {server.folder / 'server.log'}; going on without it",
+        f"{server.title} {fault}, see {server.folder / 'server.log'}; going on without it",
         file=sys.stderr,
         flush=True,
     )
@@ -228,16 +281,18 @@ def _launch(server: _Server) -> _Record:
     """Start the server in a session of its own, holding nothing of this process, and write its record."""
     port = _free_port(server)
     # -P: a folder of the working directory must not shadow the package
-    command = [sys.executable, "-P", "-m", *server.arguments, "--host", LOOPBACK[0], "--port", str(port)]
+    isolated = [] if server.workspace else ["-P"]
+    command = [sys.executable, *isolated, "-m", *server.arguments, "--host", LOOPBACK[0], "--port", str(port)]
     # Prefect's pages look for their data where these say, whatever the command line says
     address = {"PREFECT_SERVER_API_HOST": LOOPBACK[0], "PREFECT_SERVER_API_PORT": str(port)}
+    address = {} if server.workspace else address
     with (server.folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            cwd=server.folder,
+            cwd=server.workspace or server.folder,
             env={**server.environment, **address},
             start_new_session=True,
         )
@@ -301,13 +356,22 @@ def _alive(server: _Server) -> _Record | None:
         return None
 
 
-def _end(pid: int) -> None:
-    """Ask the process and its descendants to end, and end those that have not after `GRACE_SECONDS`."""
+def _end(pid: int, first_alone: bool = False) -> None:
+    """Ask the process and its descendants to end, and end those that have not after `GRACE_SECONDS`.
+
+    Args:
+        pid: of the process.
+        first_alone: give it time to end its descendants by itself.
+    """
     try:
         top = psutil.Process(pid)
         family = [top, *top.children(recursive=True)]
     except psutil.Error:
         return
+    if first_alone:
+        with suppress(psutil.Error):
+            top.terminate()
+            top.wait(FAMILY_SECONDS)
     for seconds, ask in ((GRACE_SECONDS, psutil.Process.terminate), (GRACE_SECONDS, psutil.Process.kill)):
         for process in family:
             # psutil refuses, by start time, a pid that has passed to a stranger

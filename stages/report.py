@@ -1,12 +1,16 @@
 """Write reports/index.html and reports/leaderboard.csv from what the other stages left: `python -m stages.report`."""
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlml.declaration import Experiment
 from mlml.report import Result, RunLink, write_report
-from stages import _lineage, _servers
+from stages import _lineage, _links
 from stages._run import Stage, run_stage, versions
+
+logger = logging.getLogger(__name__)
 
 REPORTS = Path("reports")
 
@@ -15,7 +19,8 @@ def work(stage: Stage) -> None:
     """Collect the result of every declared experiment, with its MLflow run, and write the page."""
     experiments = list(stage.declaration.experiments.values())
     lineages = _lineage.of_all(f"{experiment.family}@{experiment.name}" for experiment in experiments)
-    base_url = _servers.mlflow_url(_lineage.store_root())
+    root = _lineage.store_root()
+    runs = links(root, lineages)
 
     def result(experiment: Experiment) -> Result:
         lineage = lineages[f"{experiment.family}@{experiment.name}"]
@@ -34,7 +39,7 @@ def work(stage: Stage) -> None:
             curves=curves if f"{curves}" in lineage.outputs else None,
             figures=sorted((REPORTS / "figures" / experiment.name).glob("*.png")),
             search=search if f"{search}" in lineage.outputs else None,
-            run=_link(_lineage.store_root(), lineage, base_url),
+            run=runs[lineage.stage],
         )
 
     def write() -> None:
@@ -50,18 +55,52 @@ def work(stage: Stage) -> None:
     print(f"report: {(REPORTS / 'index.html').resolve()}")
 
 
-def _link(root: Path, lineage: _lineage.Lineage, base_url: str) -> RunLink | None:
-    """Return the MLflow run that made a stage's present outputs: that of the same command, code, data and numbers."""
-    from mlml.tracking.run import Record
-    from mlml.tracking.store import mlflow_ids, run_url
+def links(root: Path, lineages: Mapping[str, _lineage.Lineage]) -> dict[str, RunLink | None]:
+    """Return, by stage, the run that made the present outputs: that of the same command, code, data and numbers.
 
-    folder = _lineage.run_folder(root, lineage)
-    record, ids = Record.read(folder), mlflow_ids(folder)
-    if record is None or ids is None:
-        return None
-    experiment_id, run_id = ids
-    url = run_url(base_url, experiment_id, run_id)
-    return RunLink(run_id, experiment_id, url, record.tags["git.commit"], record.tags["git.dirty"] == "true")
+    A stage that DVC restored from its run cache, as when another machine ran it, has no record here; MLflow is asked.
+    """
+    from mlml.tracking.run import Record
+
+    found: dict[str, RunLink | None] = dict.fromkeys(lineages)
+    missing: list[_lineage.Lineage] = []
+    for stage, lineage in lineages.items():
+        record = Record.read(_lineage.run_folder(root, lineage))
+        if record is None:
+            missing.append(lineage)
+        else:
+            found[stage] = _link(lineage, record.tags)
+    experiment_id = None
+    if missing:
+        known, experiment_id = _ask_mlflow(root, missing)
+        found |= {lineage.stage: _link(lineage, known[lineage.key]) for lineage in missing if lineage.key in known}
+    _links.write_page(root, experiment_id)
+    return found
+
+
+def _link(lineage: _lineage.Lineage, tags: Mapping[str, str]) -> RunLink:
+    return RunLink(lineage.key, _links.link(lineage.key), tags["git.commit"], tags["git.dirty"] == "true")
+
+
+def _ask_mlflow(root: Path, lineages: list[_lineage.Lineage]) -> tuple[dict[str, Mapping[str, str]], str | None]:
+    """Return the tags of the run of each key that MLflow has, and the number of its experiment."""
+    from mlml.tracking.store import find_runs, tracking_uri
+
+    known: dict[str, Mapping[str, str]] = {}
+    experiment_id = None
+    try:
+        for lineage in lineages:
+            for run in find_runs(tracking_uri(root), {"dvc.stage": lineage.stage, "dvc.key": lineage.key}):
+                if "mlflow.parentRunId" not in run.data.tags and run.info.status == "FINISHED":
+                    known.setdefault(lineage.key, run.data.tags)  # the newest comes first
+                    experiment_id = str(run.info.experiment_id)
+    except Exception as error:  # whatever the store may raise, the report is written
+        logger.warning(
+            "MLflow at %s was not asked for runs of other machines (%s); the report says of them 'no run'",
+            tracking_uri(root),
+            type(error).__name__,
+        )
+    return known, experiment_id
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Data that every test can train on, and threads that do not fight on a small machine."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,6 +11,15 @@ import pytest
 from blobs import write_prepared
 
 from mlml.data.dataset import PreparedData
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Undo what a test, or a command that it calls in this process, sets in the environment."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -119,6 +119,25 @@ FAULTS = [
     ("supervised", KeyError, "supervised: required, but not given"),
     ("pretxt", {}, "pretxt: unknown section; did you mean 'pretext'?"),
     ("report.titel", "x", "report.titel: unknown key; did you mean 'title'?"),
+    *(
+        ("schedules", {"nightly": entry}, f"schedules.nightly{sentence}")
+        for entry, sentence in (
+            ({}, ": give one of 'cron' and 'interval_seconds'"),
+            ({"cron": "0 3 * * *", "interval_seconds": 60}, ": give one of 'cron' and 'interval_seconds'"),
+            ({"cron": "0 3 * *"}, ".cron: must be five fields as in '0 3 * * 1-5'; got '0 3 * *' (it has 4 fields)"),
+            ({"cron": "61 * * * *"}, ".cron: must be five fields as in '0 3 * * 1-5'; got '61 * * * *' (Bad minute)"),
+            ({"crn": "0 3 * * *"}, ".crn: unknown key; did you mean 'cron'?"),
+            ({"interval_seconds": 0}, ".interval_seconds: must be greater than 0; got 0"),
+            ({"cron": "0 3 * * *", "timezone": "Mars/North"}, ".timezone: must be the name of a time zone"),
+            ({"cron": "0 3 * * *", "timezone": "../etc"}, ".timezone: must be the name of a time zone"),
+            (3, ": must be a mapping; got 3"),
+            (
+                {"cron": "0 3 * * *", "targets": ["simclar"]},
+                ".targets: 'simclar' is no stage, group of stages or experiment; did you mean 'simclr'?",
+            ),
+        )
+    ),
+    ("schedules", [], "schedules: must be a mapping of names to entries; got []"),
 ]
 
 
@@ -137,6 +156,17 @@ def test_all_faults_come_at_once(content):
     faults = found(content)
     for _, _, sentence in chosen:
         assert any(fault.startswith(sentence) for fault in faults), (sentence, faults)
+
+
+def test_schedules_may_name_whatever_a_run_may(content):
+    targets = ["check", "prepare", "prepare@digits", "pretext", "pretext@simclr", "simclr", "classifier_rate", "report"]
+    content["schedules"] = {"nightly": {"cron": "0 3 * * 1-5", "timezone": "Europe/Berlin", "targets": targets}}
+    declared = declaration.check(content)
+    assert declared.schedules["nightly"].targets == tuple(targets)
+    assert set(targets) <= set(declared.targets())
+    # an experiment that has a data set's name is known by its stage's full name only, as `dvc repro` would not know it
+    content["pretext"]["digits"] = content["pretext"]["simclr"]
+    assert "digits" not in declaration.check(content).targets()
 
 
 def test_names_are_unique_over_families(content):

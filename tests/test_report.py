@@ -28,9 +28,9 @@ CNN = {"network": "cnn", "width": 32, "depth": 3}
 TRAIN = {"epochs": 20, "batch_size": 256, "optimizer": {"name": "adamw", "learning_rate": 0.001}}
 
 
-def run_link(name, server="http://127.0.0.1:5000"):
-    run_id = base64.b16encode(name.encode()).decode().lower().ljust(32, "0")[:32]
-    return RunLink(run_id, "1", f"{server}/#/experiments/1/runs/{run_id}", COMMIT, dirty=False)
+def run_link(name):
+    key = base64.b16encode(name.encode()).decode().lower().ljust(24, "0")[-16:]
+    return RunLink(key, f"../.mlml/runs.html#{key}", COMMIT, dirty=False)
 
 
 def scores(center, generator, seeds=SEEDS, spread=0.006):
@@ -227,7 +227,7 @@ def test_leaderboard_numbers_are_the_metrics_and_link_to_their_runs(results, ren
         shown = f"{100 * score['mean']:.1f} ± {100 * score['interval95']:.1f}"
         assert cell["text"].strip() == shown + (f"{gain:+.1f}" if name != "random" else "")
         assert cell["hrefs"] == [result.run.url]
-        assert result.run.run_id in cell["titles"][0]
+        assert result.run.key in cell["titles"][0]
         assert COMMIT in cell["titles"][0]
 
 
@@ -329,13 +329,13 @@ def test_number_without_run_is_plain_and_says_so(results, tmp_path):
     assert all("no MLflow run is known" in cell["titles"][0] for cell in cells)
 
 
-@pytest.mark.parametrize("url", [None, "javascript:alert(1)", "data:text/html,x"])
-def test_run_that_no_server_shows_is_named_but_not_linked(results, tmp_path, url):
-    run = RunLink("0123456789abcdef", "1", url, COMMIT, dirty=True)
+@pytest.mark.parametrize("url", [None, "javascript:alert(1)", "data:text/html,x", "//host/x"])
+def test_run_that_nothing_shows_is_named_but_not_linked(results, tmp_path, url):
+    run = RunLink("0123456789abcdef", url, COMMIT, dirty=True)
     html, page = render(probes_only(results, run=run), tmp_path)
     assert [href for href in page.hrefs if not href.startswith("#")] == []
     cell = page.table("leaderboard")[1][1]
-    assert "run 0123456789abcdef" in cell["titles"][0]
+    assert "run of key 0123456789abcdef" in cell["titles"][0]
     assert "uncommitted changes" in cell["titles"][0]
     assert "javascript" not in html
 
@@ -345,7 +345,7 @@ def test_everything_is_escaped(results, tmp_path):
     encoder, probe = (result for result in results if result.name in ("simclr", "simclr_linear"))
     config = {**encoder.config, evil: evil}
     metrics = {**probe.metrics, f"{evil}/accuracy": probe.metrics["test/accuracy"]}
-    run = replace(probe.run, run_id=evil, url=f'http://x/"><script>{evil}', commit=evil)
+    run = replace(probe.run, key=evil, url=f'http://x/"><script>{evil}', commit=evil)
     hostile = [
         replace(encoder, name=evil, method=evil, config=config, stage=evil, command=evil, curves=None),
         replace(
@@ -391,7 +391,7 @@ def test_leaderboard_csv_holds_every_probe_exactly(results, rendered):
         row, score = frame.loc[result.stage], result.metrics["test/accuracy"]
         assert (row["mean"], row["interval95"]) == (score["mean"], score["interval95"])
         assert (row["encoder"], row["probe"], row["dataset"]) == (result.config["encoder"], result.method, "digits")
-        assert (row["seeds"], row["run_id"], row["commit"]) == (3, result.run.run_id, COMMIT)
+        assert (row["seeds"], row["key"], row["commit"]) == (3, result.run.key, COMMIT)
         assert row["command"] == result.command
         if row["encoder"] == "random":
             assert np.isnan(row["gain"])

@@ -1,4 +1,4 @@
-"""Where a study lies: Optuna's journal, an append-only file, under a lock of the kernel.
+"""Where a study lies: Optuna's journal, an append-only file, under a lock of the kernel; or a database.
 
 Optuna's own locks are files that the holder removes: one that is killed inside leaves the lock behind, and everyone
 else waits 30 seconds for it. The kernel releases a `flock` when its holder dies, however it dies.
@@ -6,11 +6,49 @@ else waits 30 seconds for it. The kernel releases a `flock` when its holder dies
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, Protocol
 
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+
+VARIABLE = "MLML_OPTUNA_STORAGE"
+"""Environment variable with the URL of a PostgreSQL database for studies; the default is a journal for each."""
+
+
+class StorageError(RuntimeError):
+    """A database that cannot be used; the message names the way out."""
+
+
+class Lock(Protocol):
+    """A lock that ends with the process that holds it."""
+
+    def acquire(self, wait: bool = True) -> bool:
+        """Take the lock; without `wait`, return False at once when another holds it."""
+
+    def release(self) -> None:
+        """Give the lock back."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Store(NamedTuple):
+    """Where a study lies.
+
+    Attributes:
+        name: of the study there.
+        lock: makes the lock of a part of the study.
+    """
+
+    storage: BaseStorage
+    name: str
+    lock: Callable[[str], Lock]
 
 
 class FileLock:
@@ -84,3 +122,31 @@ def _cut_torn_line(journal: Path) -> None:
 def journal_storage(path: Path) -> JournalStorage:
     """Open the journal at `path`; it is made when absent."""
     return JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))
+
+
+def open_store(folder: Path, name: str) -> Store:
+    """Open the store of a study: the database that the environment names, else the journal in `folder`.
+
+    Args:
+        folder: of the study on this machine.
+        name: of the study in the database.
+
+    Raises:
+        StorageError: the database cannot be used.
+    """
+    url = os.environ.get(VARIABLE)
+    if url:
+        from mlml.search import _database
+
+        return _database.open_store(url, name)
+    return Store(journal_storage(folder / "journal.log"), "search", lambda part: FileLock(folder / f"{part}.lock"))
+
+
+def forget(name: str) -> None:
+    """Remove a study that is over from the database, if the environment names one."""
+    if os.environ.get(VARIABLE):
+        store = open_store(Path(), name)
+        try:
+            store.storage.delete_study(store.storage.get_study_id_from_name(name))
+        except KeyError:
+            return

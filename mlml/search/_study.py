@@ -7,7 +7,7 @@ What makes it so:
 - a trial that its process left unfinished keeps its number and values and is run again in its own folder, where the
   objective goes on from its checkpoint; an evaluation that the journal already has is not written again, and a
   decision not to prune, once gone by, stays;
-- a trial is being run exactly as long as a process holds the kernel's lock on its file.
+- a trial is being run exactly as long as a process holds its lock, the kernel's or the database's.
 """
 
 import logging
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mlml.config import SearchConfig
 from mlml.search._space import suggest
-from mlml.search._storage import FileLock, journal_storage
+from mlml.search._storage import Lock, Store, open_store
 from mlml.seeds import derive
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ Report = Callable[[int, float], None]
 Objective = Callable[[dict[str, Any], int, Path, Report], float]
 """Runs one trial: (values by dotted path, number of the trial, folder of the trial, report) -> value."""
 
-_STUDY = "search"
 _STATES: dict[Any, Literal["complete", "pruned", "failed"]] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -72,6 +71,7 @@ def run_study(
     folder: Path,
     objective: Objective,
     seed: int,
+    name: str = "search",
 ) -> list[Record]:
     """Run the trials of a search, going on with what `folder` holds of it.
 
@@ -85,6 +85,7 @@ def run_study(
         folder: of the journal and of the trials' folders; all stay when the search is over.
         objective: runs one trial.
         seed: of the search.
+        name: of the study, where it lies in a database that others use as well.
 
     Returns:
         One record for each of the `config.trials` trials, by number.
@@ -94,7 +95,7 @@ def run_study(
     """
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     with without_optuna_info():
-        search = _Search.open(config, sampler, folder, seed)
+        search = _Search.open(config, sampler, folder, seed, name)
         while (claimed := search.claim()) is not None:
             number, lock = claimed
             try:
@@ -125,21 +126,26 @@ class _Search:
     sampler: Callable[[int], optuna.samplers.BaseSampler]
     folder: Path
     seed: int
-    storage: optuna.storages.JournalStorage
+    store: Store
     study: optuna.Study
 
     @classmethod
     def open(
-        cls, config: SearchConfig, sampler: Callable[[int], optuna.samplers.BaseSampler], folder: Path, seed: int
+        cls,
+        config: SearchConfig,
+        sampler: Callable[[int], optuna.samplers.BaseSampler],
+        folder: Path,
+        seed: int,
+        name: str,
     ) -> "_Search":
-        """Open the study in `folder`, or begin it."""
+        """Open the study, or begin it."""
         # more trials of the same search go on with it, so their number may change
         declared = {"of": type(config).__module__, "seed": seed, **config.model_dump(mode="json", exclude={"trials"})}
-        with FileLock(folder / "study.lock"):
-            storage = journal_storage(folder / "journal.log")
+        store = open_store(folder, name)
+        with store.lock("study"):
             study = optuna.create_study(
-                storage=storage,
-                study_name=_STUDY,
+                storage=store.storage,
+                study_name=store.name,
                 direction=config.direction,
                 sampler=optuna.samplers.RandomSampler(),  # asked for nothing: see `_sampled`
                 pruner=_pruner(config),
@@ -153,20 +159,20 @@ class _Search:
                 raise SearchError(
                     f"{folder}: holds a search with another {', '.join(differing)}; remove it or use another folder"
                 )
-        return cls(config, sampler, folder, seed, storage, study)
+        return cls(config, sampler, folder, seed, store, study)
 
-    def claim(self) -> tuple[int, FileLock] | None:
+    def claim(self) -> tuple[int, Lock] | None:
         """Take the next trial: one that a dead process left, else a new one; None when all are finished.
 
         Returns:
             The number of the trial, and the lock that says that it is being run.
         """
-        with FileLock(self.folder / "study.lock"):
+        with self.store.lock("study"):
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials[: self.config.trials]:
                 if trial.state == TrialState.RUNNING:
                     lock = self._lock(trial.number)
-                    self.storage.set_trial_user_attr(self._id(trial.number), "worker", _worker())
+                    self.store.storage.set_trial_user_attr(self._id(trial.number), "worker", _worker())
                     logger.info("trial %d goes on where it was left", trial.number)
                     return trial.number, lock
             number = len(trials)
@@ -184,8 +190,8 @@ class _Search:
             )
             return number, lock
 
-    def _lock(self, number: int) -> FileLock:
-        lock = FileLock(self.folder / "trials" / f"{number:04d}.lock")
+    def _lock(self, number: int) -> Lock:
+        lock = self.store.lock(f"trials/{number:04d}")
         if not lock.acquire(wait=False):
             worker = self.study.get_trials(deepcopy=False)[number].user_attrs["worker"]
             who = f"process {worker['pid']} on {worker['host']}"
@@ -217,7 +223,7 @@ class _Search:
         except Exception as error:
             logger.warning("trial %d failed: %s", number, error, exc_info=True)
             sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.storage.set_trial_user_attr(self._id(number), "failure", sentence)
+            self.store.storage.set_trial_user_attr(self._id(number), "failure", sentence)
             self.study.tell(number, state=TrialState.FAIL)
         else:
             self.study.tell(number, value)
@@ -236,8 +242,8 @@ class _Search:
         return Record(trial.number, _STATES[trial.state], trial.value, parameters, evaluations, failure)
 
     def _id(self, number: int) -> int:
-        study_id = self.storage.get_study_id_from_name(_STUDY)
-        found: int = self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        study_id = self.store.storage.get_study_id_from_name(self.store.name)
+        found: int = self.store.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         return found
 
 

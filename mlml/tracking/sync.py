@@ -4,11 +4,15 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from mlml.tracking import store
 from mlml.tracking.run import OUTBOX, SENDING, Record
@@ -119,11 +123,20 @@ class SyncProcess:
 
     It gets ready at once, and is told by `begin` which run to send. It lives as long as its standard input: it ends,
     after a last pass, when this process closes that or dies.
+
+    Args:
+        uri: MLflow's tracking URI.
+        fork: fork this process, which has imported mlflow, has no thread yet, and has opened no run: the run's lock
+            would live on in the fork.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, fork: bool = False) -> None:
         self.uri, self.folder = uri, Path()
-        self._process = subprocess.Popen([sys.executable, "-m", __name__, uri], stdin=subprocess.PIPE)
+        self._process: subprocess.Popen[bytes] | _Fork
+        if fork:
+            self._process = _Fork(lambda told: _send(uri, told))
+        else:
+            self._process = subprocess.Popen([sys.executable, "-m", __name__, uri], stdin=subprocess.PIPE)
 
     def begin(self, folder: Path) -> None:
         """Send the run in `folder`, and those nested in it, from now on."""
@@ -153,6 +166,40 @@ class SyncProcess:
         return False
 
 
+class _Fork:
+    """A fork of this process, used as `subprocess.Popen` is; its work is given the end of a pipe for its input."""
+
+    def __init__(self, work: Callable[[BinaryIO], int]) -> None:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(writing)
+                with os.fdopen(reading, "rb") as told:
+                    os._exit(work(told))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        os.close(reading)
+        self.stdin: BinaryIO | None = os.fdopen(writing, "wb", buffering=0)
+        # held open by another fork, it would hide the end of this process
+        os.register_at_fork(after_in_child=self.stdin.close)
+        self._pid, self._descriptor = pid, os.pidfd_open(pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        if not poll.poll(None if timeout is None else timeout * 1000):
+            raise subprocess.TimeoutExpired("sync", timeout or 0)
+        _, status = os.waitpid(self._pid, 0)
+        os.close(self._descriptor)
+        return os.waitstatus_to_exitcode(status)
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+
 def _run_folders(root: Path) -> list[Path]:
     """Every folder under `root` that holds a run, parents first."""
     found = []
@@ -163,20 +210,27 @@ def _run_folders(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.parts), path))
 
 
-def main() -> None:
-    """Send what lies in the folder that standard input names, until that ends: `python -m mlml.tracking.sync URI`."""
+def _send(uri: str, told: BinaryIO) -> int:
+    """Send what lies in the folder that `told` names, until that ends; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends, and then this
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     gc.set_threshold(200_000, 50, 50)  # importing mlflow makes many objects, none of them garbage
-    store.warm_up(sys.argv[1])
-    folder = sys.stdin.buffer.readline().decode().strip()
+    store.warm_up(uri)
+    # what goes wrong is told once, by the sender; mlflow has read its level already where this is a fork
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
+    folder = told.readline().decode().strip()
     if not folder:
-        return
-    syncer = Syncer(Path(folder), sys.argv[1])
-    sys.stdin.buffer.read()
+        return 0
+    syncer = Syncer(Path(folder), uri)
+    told.read()
     sent = syncer.close(timeout_seconds=25.0)
     logging.shutdown()
-    os._exit(0 if sent else NOT_SENT)  # taking mlflow apart takes longer than a stage should wait
+    return 0 if sent else NOT_SENT
+
+
+def main() -> None:
+    """Send what the folder holds that standard input names, until that ends: `python -m mlml.tracking.sync URI`."""
+    os._exit(_send(sys.argv[1], sys.stdin.buffer))  # taking mlflow apart takes longer than a stage should wait
 
 
 if __name__ == "__main__":

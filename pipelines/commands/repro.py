@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k", "--keep-going", action="store_true", help="after a failure, go on with what does not depend on it"
     )
+    parser.add_argument("-p", "--pool", help="run stages on the workers of this Prefect work pool ('mlml worker')")
     parser.add_argument(
         "-s",
         "--set",
@@ -43,8 +44,10 @@ def run(options: argparse.Namespace) -> None:
     from pipelines.overrides import OverrideError, parse
 
     try:
-        asked = Options(tuple(options.targets), options.jobs, options.force, options.keep_going)
+        asked = Options(tuple(options.targets), options.jobs, options.force, options.keep_going, options.pool)
         values = dict(parse(text) for text in options.set)
+        if values and options.pool:
+            raise ValueError("--set runs isolated experiments on this machine; leave --pool out")
         good = (
             _isolated(folder, declared.threads, asked, values, options.name)
             if values

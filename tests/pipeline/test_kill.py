@@ -43,12 +43,12 @@ def left_behind(project, stage: str) -> dict[str, str]:
 
 
 def processes(stage: str, folder: Path) -> list[psutil.Process]:
-    """The stage's own process, under `dvc`."""
+    """The stage's own process, under `dvc`; or the client that stands for a warm one."""
     group, name = stage.split("@")
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         words = process.info["cmdline"] or []
-        if words[1:] == ["-m", f"stages.{group}", name] and process.info["cwd"] == str(folder):
+        if words[1:] == ["-m", "stages", group, name] and process.info["cwd"] == str(folder):
             found.append(process)
     return found
 
@@ -84,29 +84,72 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("stage", OUTPUTS)
-def test_a_killed_stage_ends_the_same(project, whole, stage):
+COMMAND = ("dvc", "repro", "--single-item", "--force", "--no-run-cache")
+
+
+def forget(project, stage: str) -> Path:
+    """Remove what could bring the stage's result back, DVC's cache and earlier records; returns the runs' folder."""
     runs = project.folder / ".mlml/runs" / stage
     for path in [*runs.rglob("*"), *(project.folder / ".dvc/cache").rglob("*")]:
         if path.is_file():
             path.chmod(0o644)
-            path.unlink()  # neither DVC nor an earlier record may bring the result back
+            path.unlink()
     for path in sorted(runs.rglob("*"), reverse=True):
         path.rmdir()
     runs.rmdir()
-    command = ("dvc", "repro", "--single-item", "--force", "--no-run-cache", stage)
+    return runs
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_a_killed_stage_ends_the_same(project, whole, stage):
+    runs = forget(project, stage)
     for victim, moment in MOMENTS[stage]:
-        dvc = project.start(*command)
+        dvc = project.start(*COMMAND, stage)
         wait_for(lambda moment=moment: moment(runs), f"the moment to kill {victim} of {stage}")
         [process] = wait_for(lambda: processes(stage, project.folder), f"the process of {stage}")
         os.kill(process.pid if victim == "stage" else dvc.pid, signal.SIGKILL)
         dvc.wait(LIMIT_SECONDS)
         assert dvc.returncode != 0
         wait_for(lambda: not processes(stage, project.folder), "the end of the stage: no orphan may go on")
-    project.run(*command)
+    project.run(*COMMAND, stage)
     assert left_behind(project, stage) == whole[stage]
     log = (project.folder / "started.log").read_text()
     assert ("goes on where it was left" if stage == "search@rate" else "resumed at step") in log
+
+
+OWNER = (
+    "import time; from pathlib import Path; from stages._warm_start import warm\nwith warm(Path.cwd()): time.sleep(999)"
+)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_warm_stage_ends_as_a_cold_one(project, whole):
+    """Forked from the warm parent, and killed in every way: what it leaves is what the cold stage leaves."""
+    stage = "pretext@simclr"
+    runs, warm = forget(project, stage), project.folder / ".mlml/warm"
+    owner = project.start("python", "-c", OWNER)
+    try:
+        wait_for(lambda: list(warm.glob("*/socket")), "the warm parent")
+        parent = int(next(warm.glob("*/lock")).read_text().split()[0])
+        for victim, step in (("stage", 40), ("client", 120), ("dvc", 200), ("parent", 280)):
+            dvc = project.start(*COMMAND, stage)
+            wait_for(lambda dvc=dvc, step=step: newest_step(runs) >= step or dvc.poll() is not None, f"step {step}")
+            [client] = processes(stage, project.folder)
+            forked = int(next(runs.glob("*/lock")).read_text())
+            assert psutil.Process(forked).ppid() == parent
+            os.kill({"stage": forked, "client": client.pid, "dvc": dvc.pid, "parent": parent}[victim], signal.SIGKILL)
+            dvc.wait(LIMIT_SECONDS)
+            assert dvc.returncode != 0
+            wait_for(lambda pid=forked: not alive(pid) and not processes(stage, project.folder), "the stage's end")
+        assert not alive(parent)
+    finally:
+        owner.kill()
+        owner.wait()
+    project.run(*COMMAND, stage)
+    assert left_behind(project, stage) == whole[stage]
 
 
 def test_a_killed_run_is_one_run_in_mlflow(project, whole):
@@ -127,4 +170,5 @@ def test_a_killed_run_is_one_run_in_mlflow(project, whole):
         assert {status for _, status, _, _ in runs} == {"FINISHED"}, (stage, runs)
         assert all(count == distinct for _, _, count, distinct in runs), (stage, runs)
         names = [name for name, *_ in runs]
-        assert all(names.count(name) == 2 for name in names), (stage, names)  # the undisturbed run and the killed one
+        # the undisturbed run and the killed one; and the one killed warm
+        assert all(names.count(name) == (3 if stage == "pretext@simclr" else 2) for name in names), (stage, names)

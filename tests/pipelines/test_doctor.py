@@ -271,6 +271,7 @@ def test_a_lock_of_a_stopped_process(root):
 
 def test_a_stage_without_its_dvc(root):
     (root / "stages").mkdir()
+    (root / "stages" / "__init__.py").touch()
     (root / "stages" / "__main__.py").write_text(
         "import os, time\nfrom pathlib import Path\nPath('pid').write_text(str(os.getpid()))\ntime.sleep(60)"
     )

@@ -56,10 +56,10 @@ def test_what_no_other_machine_can_have_is_refused(workspace, tmp_path):
     (workspace / "new file.py").unlink()
     git(workspace, "commit", "-qam", "Two")
     git(workspace, "remote", "set-url", "origin", str(tmp_path / "nowhere.git"))
-    with pytest.raises(WorkspaceError, match="^git remote 'origin' does not answer"):
+    with pytest.raises(WorkspaceError, match=r"^git remote 'origin' does not answer"):
         pushed_commit(workspace, [])
     git(workspace, "remote", "remove", "origin")
-    with pytest.raises(WorkspaceError, match="^no git remote 'origin'"):
+    with pytest.raises(WorkspaceError, match=r"^no git remote 'origin'"):
         pushed_commit(workspace, [])
     (workspace / "below").mkdir()
     with pytest.raises(WorkspaceError, match="is not the top of a git repository"):

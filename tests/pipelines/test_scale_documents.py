@@ -47,10 +47,8 @@ def test_the_kubernetes_pool_names_only_its_own_variables():
 
 def test_the_page_explains_every_setting():
     page = (ROOT / "docs" / "scale.md").read_text()
-    settings = {
-        remote.SILENCE,
-        *re.findall(r"\b((?:MLML|PREFECT|MLFLOW)_[A-Z_]+|AWS_ENDPOINT_URL):", (FOLDER / "compose.yaml").read_text()),
-    }
+    named = r"\b((?:MLML|PREFECT|MLFLOW)_[A-Z_]+|AWS_ENDPOINT_URL):"
+    settings = {remote.SILENCE, *re.findall(named, (FOLDER / "compose.yaml").read_text())}
     hidden = {"MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "PREFECT_SERVER_ANALYTICS_ENABLED"}
     for setting in settings - hidden:
         assert f"`{setting}" in page, setting

@@ -105,7 +105,7 @@ def test_processes_at_once_start_one_server(server):
     said = [process.communicate(timeout=60)[0] for process in callers]
     record = _servers._alive(server)
     assert starts(server) == [record.pid]
-    assert sum("Stand-in server started" in text for text in said) == 1
+    assert sum("Stand-in started" in text for text in said) == 1
     assert {text.split("URL ")[1] for text in said} == {f"http://127.0.0.1:{record.port}/api\n"}
     # nothing of the caller is held: its pipe above ended, and the server is in a session of its own
     assert os.getsid(record.pid) == record.pid
