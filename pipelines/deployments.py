@@ -151,7 +151,11 @@ async def _serve(root: Path, declared: Declaration) -> None:
     for deployment in declare(root, declared):
         await runner.aadd_deployment(deployment)
     await _settle_abandoned(await apply(root, declared))
-    await runner.start()
+    try:
+        await runner.start()
+    except Exception:
+        if not runner.stopping:  # else it is what an outage before left behind
+            raise
 
 
 async def _settle_abandoned(deployments: "list[UUID]") -> None:

@@ -20,6 +20,7 @@ from pipelines import garbage
 from pipelines.finding import Finding
 from pipelines.references import LOCK, keys_of_lock
 from stages import _servers
+from stages._life import is_dvc
 
 SECONDS = 10.0
 """How long a remote store may take to answer."""
@@ -254,7 +255,7 @@ def _busy_files(table: Path) -> Iterator[Finding]:
     for pid in sorted(pids):
         try:
             process = psutil.Process(pid)
-            if not _is_dvc(process):
+            if not is_dvc(process):
                 text = f"DVC takes files for busy by process {pid}, which is no dvc ({_words(process)})"
                 yield Finding("locks", "fault", text, f"rm {table}  # while no dvc runs; 'mlml repro' does it, too")
         except psutil.NoSuchProcess:
@@ -287,10 +288,6 @@ def _is_orphan(process: psutil.Process, root: Path) -> bool:
         return False  # started by hand
     above = [other for other in process.parents() if other.name() not in _SHELLS]
     return not above or above[0].pid == 1 or above[0].name() == "systemd"
-
-
-def _is_dvc(process: psutil.Process) -> bool:
-    return any(Path(word).name == "dvc" for word in process.cmdline()[:3])
 
 
 def _words(process: psutil.Process) -> str:

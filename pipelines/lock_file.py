@@ -17,6 +17,8 @@ import psutil
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from stages._life import is_dvc
+
 LOCK = Path("dvc.lock")
 WAIT_SECONDS = 60.0
 
@@ -166,10 +168,9 @@ def _entries_of(content: bytes) -> Mapping[str, Any] | None:
 
 def _is_dvc(entry: Mapping[str, Any]) -> bool:
     try:
-        words = psutil.Process(int(entry["pid"])).cmdline()
+        return is_dvc(psutil.Process(int(entry["pid"])))
     except (psutil.Error, KeyError, ValueError):
         return False
-    return any(Path(word).name == "dvc" for word in words[:3])
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -14,6 +14,9 @@ import psutil
 
 from stages import _warm
 
+DVC = ("dvc", "pipelines.isolated_dvc", "pipelines.restore_dvc")
+"""Programs and modules that are DVC's command line."""
+
 WAIT_SECONDS = 30.0
 """How long a stage waits for another process on the same run; one whose `dvc` was killed needs a moment to end."""
 
@@ -58,7 +61,7 @@ def _up_to_dvc(process: psutil.Process) -> list[int]:
     found = []
     for ancestor in process.parents():
         found.append(os.pidfd_open(ancestor.pid))
-        if _is_dvc(ancestor):
+        if is_dvc(ancestor):
             return found
     for descriptor in found[1:]:
         os.close(descriptor)
@@ -71,10 +74,11 @@ def _lives(descriptor: int) -> bool:
     return not poll.poll(0)
 
 
-def _is_dvc(process: psutil.Process) -> bool:
+def is_dvc(process: psutil.Process) -> bool:
+    """Whether a process is DVC's command line, as it is or as the pipelines start it."""
     try:
-        return any(Path(word).name == "dvc" for word in process.cmdline()[:3])
-    except psutil.NoSuchProcess:
+        return any(Path(word).name in DVC for word in process.cmdline()[:3])
+    except psutil.Error:
         return False
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from stages import _servers, _warm
 
-END_SECONDS = 5.0
+END_SECONDS = 10.0
 """How long to wait for a parent that was told to end; one with stages of another `dvc` ends after them, by itself."""
 
 _PRIVATE_PREFIXES = ("DVC_", "MLML_")

@@ -1,11 +1,14 @@
 """Data that every test can train on, and threads that do not fight on a small machine."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# a shell's background job ignores interrupts, and so would all that the tests start and then interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from blobs import write_prepared

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -141,10 +141,11 @@ def until(what: Callable[[], object], process: subprocess.Popen, seconds: float 
 
 def lose_power(process: subprocess.Popen) -> None:
     """Kill a worker and all that runs below it at once, as when its machine dies."""
+    os.kill(process.pid, signal.SIGSTOP)  # so that it reports nothing of the others' ends
     family = everything_below(process)
-    for member in family:
-        member.suspend()  # so that nothing of it reacts to the end of another
-    for member in [*family, *everything_below(process)]:
-        member.kill()
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -3,6 +3,7 @@
 With MLML_SCREENSHOTS set to a folder, what the person sees is kept there.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -72,7 +74,7 @@ class Person:
             if found:
                 return found
             assert time.monotonic() < deadline, f"not seen: {what}\n{self.browser.current_url}\n{self.text()[-2000:]}"
-            time.sleep(0.3)
+            time.sleep(1.0)
 
     def text(self) -> str:
         return str(self.browser.execute_script("return document.body.innerText"))
@@ -152,7 +154,13 @@ def test_a_run_from_the_form_with_an_override_and_a_comparison(person, pages, pr
     browser.get(browser.find_element("xpath", link).get_attribute("href"))
     person.sees("Running", "Running stage 'pretext@simclr'")
     person.keeps("prefect_running")
-    person.sees("Completed")
+    page = browser.current_url
+    browser.get("about:blank")  # the page draws without pause, which takes the processor from the run
+    state = f"{pages['Prefect:']}/api/flow_runs/{page.partition('/flow-run/')[2].partition('?')[0]}"
+    person.until(lambda: json.load(urlopen(state))["state_type"] not in ("RUNNING", "PENDING"), "the run's end")
+    browser.get(page)
+    ended = "//*[contains(@class, 'state-badge')][normalize-space(.)='Completed']"
+    person.until(lambda: browser.find_elements("xpath", ended), "a completed run")
     person.click("//li[contains(@class, 'p-tab')][normalize-space(.)='Task Runs']")
     person.sees(*STAGES, "simclr-temperature-0.3")
     person.keeps("prefect_stages")
@@ -173,4 +181,5 @@ def test_a_run_from_the_form_with_an_override_and_a_comparison(person, pages, pr
     person.sees("simclr seed_0 (train/loss)", "rotation seed_0 (train/loss)")  # the legend
     curves = ".scatterlayer path.js-line"
     person.until(lambda: len(browser.find_elements("css selector", curves)) >= 2, "two curves")
+    person.click("//*[normalize-space(text())='MLflow Assistant']/following::button[@aria-label='Close']")
     person.keeps("mlflow_compare")

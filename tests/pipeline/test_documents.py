@@ -13,16 +13,22 @@ RUN_BY_TESTS = {
     "make help": "test_make.py",
     "mlml check": "test_repro.py",
     "mlml sync": "test_repro.py",
-    "dvc repro": "test_repro.py",
-    "dvc repro probe@simclr_linear": "test_repro.py",
-    "dvc status": "test_repro.py",
+    "mlml plan": "test_repro.py",
+    "mlml repro": "test_parallel.py",
+    "mlml repro simclr_linear": "test_parallel.py",
+    "mlml repro simclr_linear --set pretext.simclr.temperature=0.2,0.5": "test_parallel.py",
+    "mlml why reports/leaderboard.csv:simclr.linear": "test_why.py",
+    "dvc exp show": "test_parallel.py",
     "dvc metrics diff": "test_repro.py",
     "dvc plots show reports/curves/simclr.csv": "test_repro.py",
 }
 """Command -> where it is run."""
 
-RUN_BY_HAND = re.compile(r"^(python -m benchmarks|make benchmark|cp experiments/|ln -s |python -m pytest)")
-"""Measurements, which no test repeats."""
+RUN_BY_HAND = re.compile(
+    r"^(python -m benchmarks|make benchmark|cp experiments/|ln -s |python -m pytest|dvc remote |git |"
+    r"mlml (worker|repro) --pool )"
+)
+"""Measurements, which no test repeats; set-up of somebody's machines, which test_workers.py does for its own."""
 
 
 def commands(text: str) -> list[str]:

@@ -137,53 +137,60 @@ def own_processes(project) -> list[psutil.Process]:
 
 def test_every_stage_is_a_task_of_one_flow_and_isolated_runs_leave_the_workspace_alone(project, environment):
     project.declare(SMALL)
-    said = project.run("mlml", "repro", "knn")
+    said = project.run("mlml", "repro", "simclr_linear")
     assert "prepare@digits: ran" in said
     api = environment["PREFECT_API_URL"]
-    [flow] = post(api, "/flow_runs/filter", flow_runs={"name": {"any_": ["knn"]}}, sort="START_TIME_DESC", limit=1)
+    chosen = {"name": {"any_": ["simclr_linear"]}}
+    [flow] = post(api, "/flow_runs/filter", flow_runs=chosen, sort="START_TIME_DESC", limit=1)
 
     def names():
         tasks = post(api, "/task_runs/filter", flow_runs={"id": {"any_": [flow["id"]]}})
         return {task["name"]: task["state_name"] for task in tasks}
 
     deadline = time.monotonic() + 30
-    wanted = dict.fromkeys(("check", "prepare@digits", "pretext@random", "probe@knn"), "Completed")
+    wanted = dict.fromkeys(("check", "prepare@digits", "pretext@simclr", "probe@simclr_linear"), "Completed")
     while names() != wanted:
         assert time.monotonic() < deadline, names()
         time.sleep(0.1)
     logs = post(api, "/logs/filter", logs={"flow_run_id": {"any_": [flow["id"]]}}, limit=200)
-    assert any("probe@knn | Running stage 'probe@knn':" in log["message"] for log in logs)
+    assert any("pretext@simclr | Running stage 'pretext@simclr':" in log["message"] for log in logs)
 
     before = project.run("git", "status", "--porcelain"), project.hashes("params.yaml", "dvc.lock", *OUTPUTS)
-    said = project.run("mlml", "repro", "knn", "--set", "probe.knn.k=2,x", code=2)
-    assert "knn-k-x: probe.knn.k: must be a valid integer" in said
-    said = project.run("mlml", "repro", "knn", "--set", "probe.knn.k=2,3")
-    assert "knn-k-2: done" in said
-    assert "knn-k-3: done" in said
+    said = project.run("mlml", "repro", "simclr_linear", "--set", "pretext.simclr.temperature=0.2,x", code=2)
+    assert "simclr-temperature-x: pretext.simclr.temperature: must be a valid number" in said
+    said = project.run("mlml", "repro", "simclr_linear", "--set", "pretext.simclr.temperature=0.2,0.5")
+    assert "simclr-temperature-0.2: done" in said
+    assert "simclr-temperature-0.5: done" in said
     assert (project.run("git", "status", "--porcelain"), project.hashes("params.yaml", "dvc.lock", *OUTPUTS)) == before
-    shown = json.loads(
-        next(line for line in project.run("dvc", "exp", "show", "--json").splitlines() if line[:1] == "[")
-    )
+    lines = project.run("dvc", "exp", "show", "--json").splitlines()
+    shown = json.loads(next(line for line in lines if line[:1] == "["))
     table = {one["name"]: one for entry in shown for one in entry.get("experiments") or [] for one in one["revs"]}
-    found = {name: one["data"]["params"]["params.yaml"]["data"]["probe"]["knn"]["k"] for name, one in table.items()}
-    assert found == {"knn-k-2": 2, "knn-k-3": 3}
+    found = {
+        name: one["data"]["params"]["params.yaml"]["data"]["pretext"]["simclr"]["temperature"]
+        for name, one in table.items()
+    }
+    assert found == {"simclr-temperature-0.2": 0.2, "simclr-temperature-0.5": 0.5}
     program = (
         "import json; from mlml.tracking.store import find_runs\n"
-        "runs = find_runs('sqlite:///.mlml/mlflow.db', {'dvc.exp': 'knn-k-3', 'dvc.stage': 'probe@knn'})\n"
-        "print(json.dumps([run.data.params['probe.knn.k'] for run in runs if 'mlml.seed' not in run.data.tags]))"
+        "tags = {'dvc.exp': 'simclr-temperature-0.5', 'dvc.stage': 'pretext@simclr'}\n"
+        "runs = find_runs('sqlite:///.mlml/mlflow.db', tags)\n"
+        "found = [run.data.params['pretext.simclr.temperature'] for run in runs if 'mlml.seed' not in run.data.tags]\n"
+        "print(json.dumps(found))"
     )
-    assert json.loads(project.run("python", "-c", program).splitlines()[-1]) == ["3"]
+    assert json.loads(project.run("python", "-c", program).splitlines()[-1]) == ["0.5"]
 
 
 SMALL = """
 threads: 1
 data:
   digits: {source: digits}
+protocol:
+  encoder: &encoder {network: mlp, hidden_widths: [8]}
 supervised: {}
 pretext:
-  random: {method: random, dataset: digits, encoder: {network: mlp, hidden_widths: [8]}}
+  simclr: {method: simclr, dataset: digits, encoder: *encoder, train: {steps: 6, batch_size: 64}}
 probe:
-  knn: {method: knn, dataset: digits, encoder: random}
+  simclr_linear: {method: linear, dataset: digits, encoder: simclr, train: {steps: 6}}
 generative: {}
 search: {}
 """

@@ -64,9 +64,9 @@ def test_a_worker_takes_its_inputs_from_a_bucket_and_leaves_its_outputs_there(
         MLML_CHECKPOINT_REMOTE=f"s3://{BUCKET}/checkpoints",
     )
     with machines.worker("ada", "s3"):
-        assert "4 ran" in project.run("mlml", "repro", "rotation_knn", "--pool", "s3")
+        assert "4 ran" in project.run("mlml", "repro", "probe@rotation_knn", "--pool", "s3")
     assert machines.left_behind() == serial_run(
-        tmp_path_factory.mktemp("serial"), environment, TEN_STAGES, "rotation_knn"
+        tmp_path_factory.mktemp("serial"), environment, TEN_STAGES, "probe@rotation_knn"
     )
     assert "checkpoints are not" not in machines.log("ada")
     model = project.lock()["pretext@rotation"]["outs"][0]["md5"]

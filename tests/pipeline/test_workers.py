@@ -9,7 +9,7 @@ pytestmark = pytest.mark.soak
 LONG = TEN_STAGES.replace(
     "rotation, dataset: digits, encoder: *encoder, train: *train",
     "rotation, dataset: digits, encoder: *encoder, "
-    "train: {steps: 6000, batch_size: 64, log_every: 100, evaluate_every: 1000, checkpoint_every: 100}",
+    "train: {steps: 2000, batch_size: 64, log_every: 100, evaluate_every: 500, checkpoint_every: 100}",
 )
 
 
@@ -50,12 +50,18 @@ def test_a_worker_that_dies_is_replaced_from_the_last_checkpoint(machines, tmp_p
     project = machines.project
     project.declare(LONG)
     machines.publish("Declare")
-    with machines.worker("eve", "dies") as eve:
-        coordinator = project.start("mlml", "repro", "pretext@rotation", "--pool", "dies")
-        until(lambda: list((machines.folder / "checkpoints").rglob("*.ckpt")), coordinator)
-        lose_power(eve)
-    with machines.worker("fay", "dies"):
-        coordinator.wait(300)
+    coordinator = None
+    try:
+        with machines.worker("eve", "dies") as eve:
+            coordinator = project.start("mlml", "repro", "pretext@rotation", "--pool", "dies")
+            until(lambda: list((machines.folder / "checkpoints").rglob("*.ckpt")), coordinator)
+            lose_power(eve)
+        with machines.worker("fay", "dies"):
+            coordinator.wait(900)
+    finally:
+        if coordinator is not None and coordinator.poll() is None:
+            coordinator.terminate()
+            coordinator.wait(90)
     said = (project.folder / "started.log").read_text()
     assert coordinator.returncode == 0, said
     assert "its worker is silent; it is given to another (try 1 of 3)" in said

@@ -209,7 +209,9 @@ def test_the_client_ends_as_the_stage_does(ready, code):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_reach_the_stage(ready, number):
-    code = "import time\ntry:\n    print('begun', flush=True); time.sleep(120)\nexcept KeyboardInterrupt:\n    print('int')"
+    code = (
+        "import time\ntry:\n    print('begun', flush=True); time.sleep(99)\nexcept KeyboardInterrupt:\n    print('int')"
+    )
     client = ready.start(*ready.command(code))
     assert client.stdout.readline() == "begun\n"
     client.send_signal(number)
