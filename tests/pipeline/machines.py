@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from conftest import Project
+from project import Project
 
 TEN_STAGES = """
 threads: 1

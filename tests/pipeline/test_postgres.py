@@ -7,8 +7,8 @@ import sys
 
 import postgres
 import pytest
-from conftest import Project
 from machines import ALL, TEN_STAGES, Machines, serial_run
+from project import Project
 
 from stages import _servers
 

@@ -8,8 +8,8 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from conftest import Project
 from machines import TEN_STAGES, Machines, serial_run
+from project import Project
 
 pytestmark = pytest.mark.soak
 

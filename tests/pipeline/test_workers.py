@@ -1,8 +1,8 @@
 """Two workers in workspaces of their own, one of which dies."""
 
 import pytest
-from conftest import Project
 from machines import ALL, TEN_STAGES, Machines, lose_power, serial_run, until
+from project import Project
 
 pytestmark = pytest.mark.soak
 
