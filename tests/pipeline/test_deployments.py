@@ -31,6 +31,8 @@ import time
 from pathlib import Path
 from stages._life import end_with_dvc
 
+pytestmark = pytest.mark.soak
+
 end_with_dvc()
 if not Path("kept").exists():
     Path("kept").touch()
@@ -161,10 +163,13 @@ def test_a_run_is_checked_queued_cancelled_and_goes_on(served):
     kept = served.project.folder / "kept"
     cancelled = served.start("reproduce")
     served.until(kept.exists, lambda: served.logs(cancelled))
-    waiting = served.start("reproduce", jobs=1)
-    served.until(
-        lambda: served.run(waiting)["state_name"] == "AwaitingConcurrencySlot", lambda: served.run(waiting)["state"]
-    )
+    other, waiting = served.start("search", name="rate"), served.start("reproduce", jobs=1)
+    for run in (other, waiting):
+        served.until(
+            lambda run=run: served.run(run)["state_name"] == "AwaitingConcurrencySlot",
+            lambda run=run: served.run(run)["state"],
+        )
+    served.ask(f"/flow_runs/{other}/set_state", {"state": {"type": "CANCELLED"}})
     [engine] = served.engines()
     stages = engine.children(recursive=True)
     served.ask(f"/flow_runs/{cancelled}/set_state", {"state": {"type": "CANCELLING"}})
@@ -181,7 +186,6 @@ def test_a_run_is_checked_queued_cancelled_and_goes_on(served):
     assert "| slow | ran |" in artifact["data"]
 
 
-@pytest.mark.soak
 def test_a_run_that_dies_is_started_again_and_goes_on(served):
     kept, made = served.project.folder / "kept", served.project.folder / "slow.txt"
     for path in (kept, made):
@@ -198,7 +202,6 @@ def test_a_run_that_dies_is_started_again_and_goes_on(served):
     assert served.ends(run)["name"] == "Completed"
 
 
-@pytest.mark.soak
 def test_what_is_declared_later_is_served_and_a_schedule_fires(served):
     served.project.edit("params.yaml", "report:", "schedules:\n  soon: {interval_seconds: 3}\nreport:")
     pid = served.server().pid

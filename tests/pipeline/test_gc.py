@@ -7,6 +7,10 @@ import sqlite3
 import time
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.soak
+
 LIMIT_SECONDS = 120
 STAGE = "pretext@rotation"
 RUNS = f".mlml/runs/{STAGE}"

@@ -126,6 +126,7 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.soak
 def test_a_killed_warm_stage_ends_as_a_cold_one(project, whole):
     """Forked from the warm parent, and killed in every way: what it leaves is what the cold stage leaves."""
     stage = "pretext@simclr"

@@ -11,6 +11,8 @@ from urllib.request import Request, urlopen
 import psutil
 import pytest
 
+pytestmark = pytest.mark.soak
+
 OUTPUTS = ("models", "reports", "data/prepared", "data/checked")
 
 
@@ -38,7 +40,6 @@ def post(api, path, **query):
         return json.load(answer)
 
 
-@pytest.mark.soak
 def test_side_by_side_is_as_one_after_the_other(project):
     assert len(project.repro()) == 12
     serial = left_behind(project)
@@ -49,7 +50,6 @@ def test_side_by_side_is_as_one_after_the_other(project):
         assert project.repro() == []
 
 
-@pytest.mark.soak
 def test_twenty_changes_and_no_entry_is_lost(project):
     project.run("mlml", "repro")
     order = list(project.lock())
@@ -67,7 +67,6 @@ def test_twenty_changes_and_no_entry_is_lost(project):
     assert project.repro() == []
 
 
-@pytest.mark.soak
 def test_a_failed_stage_stops_its_dependents_only(project):
     project.run("mlml", "repro")
     project.edit("mlml/pretext/rotation.py", "import torch\n", "import torch\n\nraise RuntimeError('broken')\n")
@@ -84,7 +83,6 @@ LONG = "train: &train {steps: 300, batch_size: 64, log_every: 10, evaluate_every
 SHORT = "train: &train {steps: 12, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 5}"
 
 
-@pytest.mark.soak
 def test_thirty_kills_change_nothing(project):
     """Of the coordinator, a `dvc` or a stage, at any moment, two at a time; nothing is left over, nothing is lost."""
     project.edit("params.yaml", SHORT, LONG)
