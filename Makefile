@@ -18,7 +18,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 repro: $(READY) ## run what params.yaml declares and is not up to date, and write reports/index.html
-	mlml repro
+	mlml check
+	dvc repro
 
 test: $(READY) ## run the tests
 	python -m pytest
