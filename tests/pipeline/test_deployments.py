@@ -31,8 +31,6 @@ import time
 from pathlib import Path
 from stages._life import end_with_dvc
 
-pytestmark = pytest.mark.soak
-
 end_with_dvc()
 if not Path("kept").exists():
     Path("kept").touch()
