@@ -18,8 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $(READY)
 
 repro: $(READY) ## run what params.yaml declares and is not up to date, and write reports/index.html
-	mlml check
-	dvc repro
+	mlml repro
 
 test: $(READY) ## run the tests
 	python -m pytest
@@ -36,7 +35,7 @@ format: $(READY) ## bring the code into form
 	ruff check --fix .
 	ruff format .
 
-up: $(READY) ## start the Prefect and MLflow servers on this machine and print their addresses
+up: $(READY) ## start what makes runs visible and fast on this machine: Prefect, MLflow, the deployments, the warm parent
 	mlml up
 
 down: $(READY) ## stop them

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
+from stages._lineage import patiently
+
 Slot = Literal["cpu", "gpu"]
 
 
@@ -53,7 +55,7 @@ class Graph:
         # DVC's progress bars and sentences are for its own command line
         logging.getLogger("dvc").setLevel(logging.CRITICAL)
         self.repo: Any = Repo()
-        self._read()
+        patiently(self._read)
 
     def __enter__(self) -> "Graph":
         return self
@@ -65,8 +67,7 @@ class Graph:
 
     def refresh(self) -> None:
         """Read dvc.yaml, params.yaml and dvc.lock again."""
-        self.repo._reset()
-        self._read()
+        patiently(self._read)
 
     def select(self, targets: Sequence[str] = ()) -> list[str]:
         """Return targets and all that they depend on, in serial order; no targets mean everything.
@@ -121,6 +122,7 @@ class Graph:
     def _read(self) -> None:
         from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
+        self.repo._reset()
         active = get_active_graph(self.repo.index.graph)
         order = plan_repro(active, collect_stages(self.repo, ["dvc.yaml"]))
         self._stages = {stage.addressing: stage for stage in order if stage.cmd}

@@ -1,4 +1,4 @@
-"""`mlml up` and `mlml down`: the servers to look at the runs with, and the process that serves the deployments."""
+"""`mlml up` and `mlml down`: the servers to look at the runs with, the deployments, and the parent of warm stages."""
 
 import asyncio
 import os
@@ -8,23 +8,25 @@ from pathlib import Path
 
 from mlml import declaration
 from mlml.config import DeclarationError
-from stages import _links, _servers
+from stages import _links, _servers, _warm_start
 
 
 def up(root: Path) -> None:
-    """Start the servers of the project and serve its deployments, unless that runs; print where all of it is."""
+    """Start the servers of the project, its deployments and its warm parent, unless they run; print where they are."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         prefect, mlflow = pool.submit(_servers.ensure_prefect, root), pool.submit(_servers.start_mlflow, root)
     api = prefect.result()
     for title, address in (("Prefect", api), ("MLflow", mlflow.result())):
         print(f"{title + ':':<9}{address.removesuffix('/api') if address else 'not running'}", flush=True)
     _links.write_page(root)  # links in the report lead to the port that MLflow has now
+    _warm_start.ensure(root)  # before `_serve` changes the environment, which is to be that of a `dvc repro`
     if api:
         _serve(root, api)
 
 
 def down(root: Path) -> None:
     """Stop what `up` started and print what was done; runs, logs and metrics stay."""
+    _warm_start.stop(root)
     _servers.stop(root)
 
 

@@ -18,7 +18,11 @@ DVC = ("dvc", "pipelines.isolated_dvc", "pipelines.restore_dvc")
 """Programs and modules that are DVC's command line."""
 
 WAIT_SECONDS = 30.0
-"""How long a stage waits for another process on the same run; one whose `dvc` was killed needs a moment to end."""
+"""How long a stage waits for another process on the same run; one whose `dvc` was killed needs a moment to end.
+
+A stage of an isolated experiment waits as long as the other lives: experiments that run side by side share the stages
+that their values do not change.
+"""
 
 
 def is_warm() -> bool:
@@ -100,18 +104,21 @@ def only_one(folder: Path) -> Iterator[None]:
         SystemExit: another process keeps the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + WAIT_SECONDS
+    isolated = bool(os.environ.get("DVC_EXP_NAME"))
+    deadline, told = time.monotonic() + WAIT_SECONDS, False
     with (folder / "lock").open("a+") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and not told:
                     file.seek(0)
-                    raise SystemExit(
-                        f"{folder}: process {file.read().strip() or '?'} works on this run; wait for it or end it"
-                    ) from None
+                    holder = f"{folder}: process {file.read().strip() or '?'} works on this run"
+                    if not isolated:
+                        raise SystemExit(f"{holder}; wait for it or end it") from None
+                    print(f"{holder}; waiting for it", flush=True)
+                    told = True
                 time.sleep(0.1)
         file.truncate(0)
         file.write(str(os.getpid()))

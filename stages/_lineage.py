@@ -9,10 +9,16 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+PATIENCE_SECONDS = 10.0
+"""How long a dvc.lock may be half a file; another `dvc` writes it in place, within milliseconds."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,8 +45,28 @@ def of(stage: str) -> Lineage:
 
 def of_all(stages: Iterable[str]) -> dict[str, Lineage]:
     """Return the lineage of several stages, by their names."""
-    with _repository() as repo:
-        return {stage: _read(stage, *repo.stage.collect(stage)) for stage in stages}
+    names = list(stages)
+
+    def read() -> dict[str, Lineage]:
+        with _repository() as repo:
+            return {name: _read(name, *repo.stage.collect(name)) for name in names}
+
+    return patiently(read)
+
+
+def patiently(read: Callable[[], T]) -> T:
+    """Call what reads dvc.lock, and call it again as long as another `dvc` is in the middle of writing that file."""
+    from dvc.utils.serialize import YAMLFileCorruptedError
+    from dvc.utils.strictyaml import YAMLValidationError
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return read()
+        except (YAMLFileCorruptedError, YAMLValidationError) as error:
+            if "dvc.lock" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _repository() -> Any:
@@ -71,10 +97,14 @@ def run_folder(root: Path, lineage: Lineage) -> Path:
 
 def hashes(stage: str) -> dict[str, str]:
     """Return the md5s, as tags, of what a stage that is done has read and written: what DVC will put into dvc.lock."""
-    with _repository() as repo:
-        [found] = repo.stage.collect(stage)
-        read = {f"dvc.dep.{path}": md5 for path, md5 in _read(stage, found).dependencies.items()}
-        return read | {f"dvc.out.{out.def_path}": out.get_hash().value for out in found.outs if out.exists}
+
+    def read() -> dict[str, str]:
+        with _repository() as repo:
+            [found] = repo.stage.collect(stage)
+            inputs = {f"dvc.dep.{path}": md5 for path, md5 in _read(stage, found).dependencies.items()}
+            return inputs | {f"dvc.out.{out.def_path}": out.get_hash().value for out in found.outs if out.exists}
+
+    return patiently(read)
 
 
 def git_state(folder: Path) -> tuple[str, bool]:

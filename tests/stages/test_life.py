@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,20 @@ def test_a_run_is_worked_on_by_one_process(tmp_path, monkeypatch):
         pass
     with _life.only_one(tmp_path / "run"):
         pass  # free again
+
+
+def test_an_isolated_experiment_waits_for_another(tmp_path, monkeypatch, capsys):
+    """Side by side they share the stages that their values do not change."""
+    monkeypatch.setattr(_life, "WAIT_SECONDS", 0.1)
+    monkeypatch.setenv("DVC_EXP_NAME", "first")
+    holder = _life.only_one(tmp_path / "run")
+    holder.__enter__()
+    free = threading.Timer(0.6, holder.__exit__, (None, None, None))
+    free.start()
+    with _life.only_one(tmp_path / "run"):
+        pass
+    assert f"process {os.getpid()} works on this run; waiting for it" in capsys.readouterr().out
+    free.join()
 
 
 PROGRAM = """
