@@ -43,7 +43,7 @@ def left_behind(project, stage: str) -> dict[str, str]:
 
 
 def processes(stage: str, folder: Path) -> list[psutil.Process]:
-    """The stage's own process, under `dvc`; or the client that stands for a warm one."""
+    """The stage's own process, under `dvc`, or the client that stands for a warm one; and what it has forked."""
     group, name = stage.split("@")
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
@@ -51,6 +51,14 @@ def processes(stage: str, folder: Path) -> list[psutil.Process]:
         if words[1:] == ["-m", "stages", group, name] and process.info["cwd"] == str(folder):
             found.append(process)
     return found
+
+
+def own_process(stage: str, folder: Path) -> psutil.Process | None:
+    """The one of `processes` that has forked the others: they send the points."""
+    found = processes(stage, folder)
+    pids = {process.pid for process in found}
+    first = [process for process in found if process.ppid() not in pids]
+    return first[0] if first else None
 
 
 def wait_for(condition: Callable[[], object], what: str) -> object:
@@ -109,7 +117,7 @@ def test_a_killed_stage_ends_the_same(project, whole, stage):
     for victim, moment in MOMENTS[stage]:
         dvc = project.start(*COMMAND, stage)
         wait_for(lambda moment=moment: moment(runs), f"the moment to kill {victim} of {stage}")
-        [process] = wait_for(lambda: processes(stage, project.folder), f"the process of {stage}")
+        process = wait_for(lambda: own_process(stage, project.folder), f"the process of {stage}")
         os.kill(process.pid if victim == "stage" else dvc.pid, signal.SIGKILL)
         dvc.wait(LIMIT_SECONDS)
         assert dvc.returncode != 0
@@ -142,7 +150,7 @@ def test_a_killed_warm_stage_ends_as_a_cold_one(project, whole):
         for victim, step in (("stage", 40), ("client", 120), ("dvc", 200), ("parent", 280)):
             dvc = project.start(*COMMAND, stage)
             wait_for(lambda dvc=dvc, step=step: newest_step(runs) >= step or dvc.poll() is not None, f"step {step}")
-            [client] = processes(stage, project.folder)
+            client = own_process(stage, project.folder)
             forked = int(next(runs.glob("*/lock")).read_text())
             assert psutil.Process(forked).ppid() == parent
             os.kill({"stage": forked, "client": client.pid, "dvc": dvc.pid, "parent": parent}[victim], signal.SIGKILL)
