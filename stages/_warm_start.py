@@ -8,10 +8,14 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from stages import _servers, _warm
+
+BEGIN_SECONDS = 10.0
+"""How long a parent may take to say who it is: the time that Python takes to begin."""
 
 END_SECONDS = 10.0
 """How long to wait for a parent that was told to end; one with stages of another `dvc` ends after them, by itself."""
@@ -66,7 +70,10 @@ def ensure(root: Path) -> None:
     """Start a warm parent that `stop` ends, for stages with this process's environment; unless there is one."""
     folder = _warm.place(root, os.environ)
     if running(folder) is None:
-        start(root, None)
+        process = start(root, None)
+        deadline = time.monotonic() + BEGIN_SECONDS
+        while running(folder) is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)  # until `stop` would find it; it is not ready then
         print(f"Warm parent of stages started; its log: {folder / 'log'} (stop it with 'make down')", flush=True)
 
 

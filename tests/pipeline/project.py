@@ -5,9 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from ruamel.yaml import YAML
+
+from stages._warm_start import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (
@@ -115,6 +118,10 @@ class Project:
         """Run `dvc repro`, and return the stages that ran."""
         printed = self.run("dvc", "repro", *arguments)
         return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+    def warm(self) -> AbstractContextManager[None]:
+        """Have stages forked by a warm parent while the body runs, as `make up` does for a user."""
+        return warm(self.folder, self.environment)
 
     def lock(self) -> dict:
         return YAML(typ="safe").load(self.folder / "dvc.lock")["stages"]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mlml import declaration
+from pipelines import servers
 from stages import _servers
 
 SECONDS = 120.0
@@ -90,8 +92,15 @@ class Served:
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        with urlopen(Request(self.api + path, data, {"Content-Type": "application/json"}), timeout=30) as answer:
-            return json.load(answer)
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                with urlopen(Request(self.api + path, data, {"Content-Type": "application/json"}), timeout=30) as got:
+                    return json.load(got)
+            except HTTPError as error:  # its sqlite store is busy; Prefect's own client asks again, too
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
 
     def deployment(self, kind: str) -> Any:
         tag = {"tags": {"all_": [self.project.folder.resolve().name]}}
@@ -146,7 +155,7 @@ def served(project, environment) -> Iterator[Served]:
     try:
         yield Served(project, environment["PREFECT_API_URL"])
     finally:
-        _servers.stop(project.folder)
+        servers.down(project.folder)
         os.environ.clear()
         os.environ.update(before)
 

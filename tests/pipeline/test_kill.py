@@ -25,9 +25,10 @@ OUTPUTS = {
 
 @pytest.fixture(scope="module")
 def whole(project) -> dict[str, dict[str, str]]:
-    """Outputs and metric history of each stage, made without a kill."""
+    """Outputs and metric history of each stage, made without a kill, and warm: the tests below kill cold stages."""
     project.edit("params.yaml", SHORT, LONG)
-    project.repro(*OUTPUTS)
+    with project.warm():
+        project.repro(*OUTPUTS)
     return {stage: left_behind(project, stage) for stage in OUTPUTS}
 
 

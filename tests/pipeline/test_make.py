@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from typing import Any
 
 import psutil
 
@@ -12,30 +13,47 @@ def test_help_lists_the_targets(project):
         assert f"{target}\t" in printed
 
 
+def read(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert answer.status == 200
+        return answer.read()
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 def test_up_and_down(project):
     """The servers answer at the printed addresses, a second `up` starts no more, and `down` leaves no process."""
     environment = {key: value for key, value in project.environment.items() if key != "PREFECT_API_URL"}
     project.environment, before = environment, project.environment
+    state = project.folder / ".mlml"
     try:
-        printed = project.run("make", "up")
+        printed = project.run("make", "up", DVC_STAGE="pretext@simclr")
         lines = [line for line in printed.splitlines() if line.startswith(("Prefect:", "MLflow:"))]
         addresses = dict(line.replace(" ", "").split(":", 1) for line in lines)
         assert set(addresses) == {"Prefect", "MLflow"}
-        for address, path in ((addresses["Prefect"], "/api/health"), (addresses["MLflow"], "/health")):
-            with urllib.request.urlopen(address + path) as answer:
-                assert answer.status == 200
-        records = [project.folder / ".mlml" / server / "server.json" for server in ("prefect", "mlflow")]
-        pids = [json.loads(record.read_text())["pid"] for record in records]
+        assert read(addresses["Prefect"] + "/api/health")
+        assert json.loads(read(addresses["Prefect"] + "/ui-settings"))["api_url"] == addresses["Prefect"] + "/api"
+        assert read(addresses["MLflow"] + "/health")
+        pids = [json.loads((state / server / "server.json").read_text())["pid"] for server in ("prefect", "mlflow")]
+        families = [[psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] for pid in pids]
+        assert len(families[1]) <= 3  # job execution would be ten processes
+        served = families[0][0].environ()
+        assert "DVC_STAGE" not in served
+        assert served["PREFECT_HOME"] == str(state / "prefect")
+        assert (state / "prefect" / "prefect.db").exists()
+        assert (state / "mlflow.db").exists()
         assert "Warm parent of stages started" in printed
-        [lock] = (project.folder / ".mlml" / "warm").glob("*/lock")
-        parent = int(lock.read_text().split()[0])
-        again = project.run("make", "up")
+        [lock] = (state / "warm").glob("*/lock")
+        families.append([psutil.Process(int(lock.read_text().split()[0]))])
+        again = project.run("make", "up", DVC_STAGE="pretext@simclr")
         assert all(address in again for address in addresses.values())
         assert "started" not in again
     finally:
         stopped = project.run("make", "down")
         project.environment = before
-    assert not psutil.pid_exists(parent)
-    for pid in [*pids, parent]:
-        assert f"stopped (pid {pid})" in stopped
-    assert not list((project.folder / ".mlml").glob("*/server.json"))
+    for family in families:
+        assert f"stopped (pid {family[0].pid})" in stopped
+        assert not [process for process in family if alive(process)]
+    assert not list(state.glob("*/server.json"))

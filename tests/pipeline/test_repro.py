@@ -22,6 +22,12 @@ STAGES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _warm_stages(project):
+    with project.warm():
+        yield
+
+
 def mlflow_program(project, program: str) -> str:
     return project.run("python", "-c", f"import warnings; warnings.simplefilter('ignore')\n{program}").strip()
 

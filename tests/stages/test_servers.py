@@ -7,12 +7,10 @@ import textwrap
 import time
 from dataclasses import asdict
 from pathlib import Path
-from urllib.request import urlopen
 
 import psutil
 import pytest
 
-from pipelines import servers
 from stages import _servers
 
 ROOT = Path(__file__).parents[2]
@@ -197,28 +195,3 @@ def test_a_set_api_url_is_used_and_starts_nothing(tmp_path, monkeypatch):
     assert _servers.ensure_prefect(tmp_path) == "http://elsewhere/api"
     assert _servers.start_mlflow(tmp_path, "https://elsewhere") == "https://elsewhere"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_up_and_down(tmp_path, monkeypatch, capfd):
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("DVC_STAGE", "pretext@simclr")
-    try:
-        servers.up(tmp_path)
-        said = capfd.readouterr().out
-        records = [_servers._alive(made) for made in (_servers._prefect(tmp_path), _servers._mlflow(tmp_path, None))]
-        for record, title in zip(records, ("Prefect:", "MLflow: "), strict=True):
-            assert f"{title} {_servers._url(record)}\n" in said
-        with urlopen(f"{_servers._url(records[0])}/ui-settings", timeout=30) as answer:
-            assert json.load(answer)["api_url"] == f"{_servers._url(records[0])}/api"
-        families = [[psutil.Process(r.pid), *psutil.Process(r.pid).children(recursive=True)] for r in records]
-        assert len(families[1]) <= 3  # job execution would be ten processes
-        environment = families[0][0].environ()
-        assert "DVC_STAGE" not in environment
-        assert environment["PREFECT_HOME"] == str(tmp_path / ".mlml" / "prefect")
-        assert (tmp_path / ".mlml" / "prefect" / "prefect.db").exists()
-        assert (tmp_path / ".mlml" / "mlflow.db").exists()
-    finally:
-        servers.down(tmp_path)
-    assert not any(_servers._runs(process) for family in families for process in family)
-    assert capfd.readouterr().out.count("stopped (pid") == 2

@@ -93,7 +93,7 @@ class Tiny:
 
     def parent(self) -> psutil.Process | None:
         for lock in self.folder.glob(".mlml/warm/*/lock"):
-            with contextlib.suppress(ValueError, psutil.NoSuchProcess):
+            with contextlib.suppress(ValueError, IndexError, psutil.NoSuchProcess):  # not yet written, or gone
                 process = psutil.Process(int(lock.read_text().split()[0]))
                 if alive(process):
                     return process
@@ -386,6 +386,7 @@ def test_up_and_down(tiny):
         return subprocess.run(command, cwd=tiny.folder, env=tiny.environment, capture_output=True, text=True).stdout
 
     assert run(stop) == "Warm parent of stages: not running\n"
+    assert "stopped (pid" in run(f"{ensure}; _warm_start.stop(Path.cwd())")  # also one that has not begun to import
     assert "started" in run(ensure)
     wait_for(lambda: "ready after" in tiny.log(), "the parent")
     parent = tiny.parent()
