@@ -290,6 +290,10 @@ def test_a_stage_without_its_dvc(root):
         assert remedy == f"kill {stage.pid}"
     finally:
         stage.kill()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while stage.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     (root / ".dvc/tmp/exps/standalone/tmpx").mkdir(parents=True)
     [left] = worse(health.orphans(root))
     assert left.text.startswith("1 temporary workspaces are left")
