@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import prefect_store
 import pytest
 from project import Project
 
@@ -24,6 +25,7 @@ def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
     before = dict(os.environ)
     try:
         os.environ.pop("PREFECT_API_URL", None)
+        prefect_store.seed(home)
         url = _servers.ensure_prefect(home)
         assert url is not None
         yield {**clean, "PREFECT_API_URL": url}

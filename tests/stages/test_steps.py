@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import prefect_store
 import pytest
 
 from stages import _servers
@@ -83,6 +84,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     environment = os.environ.pop("PREFECT_API_URL", None)
     try:
+        prefect_store.seed(root)
         assert _servers.ensure_prefect(root) is not None
         yield root
     finally:
