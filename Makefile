@@ -21,7 +21,7 @@ repro: $(READY) ## run what params.yaml declares and is not up to date, and writ
 	mlml repro
 
 test: $(READY) ## run the tests
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(READY) ## run the long tests: whole pipelines side by side, kills, workers, browsers
 	python -m pytest -m soak
