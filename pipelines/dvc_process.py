@@ -27,6 +27,7 @@ _CHATTER = (
     *("Updating lock file", "Generating lock file", "To track the changes with git", "To enable auto staging"),
     *("\tgit add ", "\tdvc config core.autostage", "Use `dvc push`", "> "),
 )
+_EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)$")
 _CLOCK = re.compile(r"\d\d:\d\d:\d\d ")
 
 # SIGTERM when the thread that starts it ends, also by SIGKILL of the whole process; a shell's background job ignores
@@ -39,7 +40,7 @@ _BEGIN = (
 
 @dataclass(frozen=True)
 class Ended:
-    """How the process ended; the outcome is that of its one stage."""
+    """How the process ended; outcome and code are those of its one stage, or the code DVC's own if none ran."""
 
     outcome: Outcome
     code: int
@@ -64,6 +65,7 @@ class DvcProcess:
         self._command = [sys.executable, "-I", "-S", "-c", _BEGIN, str(os.getpid()), *dvc]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[str] | None = None
+        self._exited: int | None = None  # the stage, as DVC tells it
         self._ending = False
 
     def run(self, say: Callable[[str], None]) -> Ended:
@@ -77,7 +79,7 @@ class DvcProcess:
                 say("another dvc works on the same files; waiting for it")
                 time.sleep(BUSY_SECONDS)
         if code != 0:
-            return Ended("failed", code)
+            return Ended("failed", self._exited or code)
         return Ended("ran" if _RUNNING in signs else "restored" if _RESTORED in signs else "unchanged", 0)
 
     def end(self) -> None:
@@ -118,6 +120,8 @@ class DvcProcess:
                 log.write(line)
                 log.flush()
                 signs |= {sign for sign in (_RUNNING, _RESTORED, *_BUSY) if sign in line}
+                if told := _EXITED.search(line.rstrip()):
+                    self._exited = int(told.group(1))
                 if line.strip() and not line.startswith(_CHATTER):
                     say(_CLOCK.sub("", line.rstrip(), count=1) if _CLOCK.match(line) else line.rstrip())
         return process.wait(), signs

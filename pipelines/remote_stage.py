@@ -19,6 +19,7 @@ from pipelines.flow_run_watch import WatchedRun, insist
 from pipelines.lock_file import WorkspaceError
 from pipelines.restore_dvc import VARIABLE as REPORTED
 from pipelines.slots import THREAD_LIMITS
+from stages import _lineage
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -112,12 +113,25 @@ class RemoteStage:
                 why = "is silent" if run is None else f"has ended: {run.state.message}"  # type: ignore[union-attr]
                 rest = "it is given to another" if attempt < TRIES else "that was the last try"
                 say(f"{self.stage}: its worker {why}; {rest} (try {attempt} of {TRIES})")
+                self._end_runs()
                 continue
             if OUTCOME in run.labels and run.state is not None and run.state.is_completed():
                 return self._restore(str(run.labels[OUTCOME]), json.loads(str(run.labels[ENTRY])), say)
             say(f"{self.stage}: {run.state.name if run.state else 'gone'}: {(run.state and run.state.message) or ''}")
             return Ended("failed", 130 if run.state is not None and run.state.is_cancelled() else 1)
         return Ended("failed", 1)
+
+    def _end_runs(self) -> None:
+        """Mark in MLflow what a dead worker ran as killed, for nobody else will."""
+        from mlml.tracking import store
+
+        with suppress(Exception):  # a store that is away; it then shows a run that goes on
+            uri = store.tracking_uri(self.pool.folder)
+            tags = {"dvc.stage": self.stage, "dvc.key": _lineage.of(self.stage).key}
+            client = store.connect(uri)
+            for run in store.find_runs(uri, tags):
+                if run.info.status == "RUNNING":
+                    client.set_terminated(run.info.run_id, "KILLED")
 
     def _create(self, client: "SyncPrefectClient", parameters: dict[str, Any], coordinator: UUID) -> "FlowRun":
         """Hand the stage to the pool."""

@@ -130,6 +130,13 @@ def everything_below(process: subprocess.Popen) -> list[psutil.Process]:
         return []
 
 
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def until(what: Callable[[], object], process: subprocess.Popen, seconds: float = 300) -> None:
     """Wait for something that a process brings about."""
     deadline = time.monotonic() + seconds

