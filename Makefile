@@ -5,6 +5,9 @@ READY := .venv/ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
+# a file of tests shares a project, so it stays in one process; the long files come first
+PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: help repro test soak check format lock up down benchmark
 
 help:
@@ -21,10 +24,10 @@ repro: $(READY) ## run what params.yaml declares and is not up to date, and writ
 	mlml repro
 
 test: $(READY) ## run the tests
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest $(PROCESSES)
 
 soak: $(READY) ## run the long tests: whole pipelines side by side, kills, workers, browsers
-	python -m pytest -m soak
+	python -m pytest -m soak $(PROCESSES)
 
 check: $(READY) ## lint, formatting and types
 	ruff check .
