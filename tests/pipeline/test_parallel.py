@@ -94,7 +94,7 @@ def test_thirty_kills_change_nothing(project):
     kills = 0
     while kills < 30:
         coordinator = project.start("mlml", "repro", "--jobs", "2")
-        until = time.monotonic() + chance.uniform(0.5, 9)
+        until = time.monotonic() + chance.uniform(2, 14)
         while time.monotonic() < until and coordinator.poll() is None:
             time.sleep(0.02)
         if coordinator.poll() is not None:
@@ -112,7 +112,7 @@ def test_thirty_kills_change_nothing(project):
             time.sleep(0.1)
     project.run("mlml", "repro")
     assert left_behind(project) == undisturbed
-    assert json.loads((project.folder / ".dvc/tmp/rwlock").read_text()) == {"write": {}, "read": {}}
+    assert not any(json.loads((project.folder / ".dvc/tmp/rwlock").read_text()).values())
     assert project.repro() == []
 
 
