@@ -2,9 +2,11 @@
 
 The stage is `pretext@random`, which trains nothing: it checks the declaration, asks DVC for its lineage, is a Prefect
 flow, builds an encoder, writes it, and has its run sent to MLflow's sqlite file. Warm, the parent that `mlml repro`
-starts has imported what it needs, and forks it. The imports alone are timed beside it, in the same run and in turns,
-for they are most of it and differ between machines. Processor time is that of all processes of a stage; on a machine
-that does other work it is what a quiet one would take at least.
+starts has imported what it needs, and forks it. Beside it, in the same run and in turns, a script does the work of the
+stage without any record, and the imports are timed alone, for they are most of it and differ between machines. The
+overhead of a stage is what it takes beyond its work: beyond the script without its import of torch. Processor time is
+that of all processes of a stage, of which up to three work at once; on a machine that does other work it is what a
+quiet one would take at least.
 """
 
 import argparse
@@ -24,6 +26,26 @@ from stages import _servers, _warm, _warm_start
 
 STAGE = "random"
 IMPORTS = ("torch", "prefect", "mlflow", "dvc.repo")
+COLD, WARM, SCRIPT = "the stage, cold", "the stage, warm", "its work alone, a script"
+VARIABLE = "TORCH_MLML_BENCHMARK"
+"""It could be read by compiled libraries, so that the warm parent, started without it, does not serve the stage."""
+
+WORK = f"""
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from mlml import declaration, model_folder
+from mlml.data.dataset import PreparedData
+from mlml.seeds import seed_everything
+experiment = declaration.read().experiments["{STAGE}"]
+data = PreparedData(Path("data/prepared") / experiment.dataset)
+with TemporaryDirectory() as folder:
+    for seed in experiment.seeds:
+        seed_everything(seed, "init")
+        method = model_folder.build(experiment.family, experiment.method, experiment.config, data.spec)
+        model_folder.save(Path(folder) / f"seed_{{seed}}", experiment.family, experiment.method, method)
+"""
+"""What the stage is there for, as a script of somebody who keeps no record."""
+
 READY_SECONDS = 120.0
 
 
@@ -34,7 +56,7 @@ class Spent(NamedTuple):
     processor: float
 
 
-def spent(parent: psutil.Process, *words: str) -> Spent:
+def spent(parent: psutil.Process, environment: dict[str, str], *words: str) -> Spent:
     """Run Python once and return what it took, the fork of the warm parent included."""
 
     def processor() -> float:
@@ -42,7 +64,7 @@ def spent(parent: psutil.Process, *words: str) -> Spent:
         return own.ru_utime + own.ru_stime + forks.children_user + forks.children_system
 
     start, before = time.perf_counter(), processor()
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, env={**os.environ, **environment})
     return Spent(time.perf_counter() - start, processor() - before)
 
 
@@ -68,10 +90,11 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet", f"prepare@{dataset}"], check=True)
     os.environ["PREFECT_API_URL"] = _servers.ensure_prefect(root) or ""
     contestants = {
-        "the stage, cold": ("-m", "stages.pretext", STAGE),
-        "the stage, warm": ("-m", "stages", "pretext", STAGE),
+        COLD: ({VARIABLE: "cold"}, "-m", "stages", "pretext", STAGE),
+        WARM: ({}, "-m", "stages", "pretext", STAGE),
+        SCRIPT: ({}, "-c", WORK),
     }
-    contestants |= {f"import {module}": ("-c", f"import {module}") for module in IMPORTS}
+    contestants |= {f"import {module}": ({}, "-c", f"import {module}") for module in IMPORTS}
     found: dict[str, list[Spent]] = {name: [] for name in contestants}
     with _warm_start.warm(root):
         folder = _warm.place(root, os.environ)
@@ -83,10 +106,15 @@ def main() -> None:
         if declined:
             raise SystemExit(f"the stage was not warm: {declined[-1]}")
     print(f"\n{'seconds, process start to end':<32}{'median':>8}{'least':>8}{'most':>8}{'processor':>11}")
+    medians = {}
     for name, turns in found.items():
         walls = [turn.wall for turn in turns[1:]]  # the first turn reads files that the machine then has in memory
         processor = statistics.median(turn.processor for turn in turns[1:])
-        print(f"  {name:<30}{statistics.median(walls):>8.2f}{min(walls):>8.2f}{max(walls):>8.2f}{processor:>11.2f}")
+        medians[name] = statistics.median(walls)
+        print(f"  {name:<30}{medians[name]:>8.2f}{min(walls):>8.2f}{max(walls):>8.2f}{processor:>11.2f}")
+    work = medians[SCRIPT] - medians["import torch"]
+    for name in (COLD, WARM):
+        print(f"overhead of {name}: {medians[name] - work:.2f}")
     print(f"load of the last five minutes: {os.getloadavg()[1]:.1f} on {os.cpu_count()} processors")
 
 

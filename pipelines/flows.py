@@ -168,7 +168,7 @@ def _begin() -> Path:
     for name in [name for name in os.environ if name.startswith("PREFECT__")]:
         del os.environ[name]  # about this run; a stage is a run of its own
     os.environ.update(_servers.settings(folder))
-    _steps._log_to_console()
+    _steps.log_to_console()
     # a server that was away has forgotten which run has the place; Prefect would end this one for that
     _leases._handle_lease_renewal_failure = _keep_on  # type: ignore[assignment]
     _make_good_the_missed()

@@ -1,7 +1,8 @@
 """dvc.lock and DVC's own locks around a parallel run: the order of entries, and what a killed `dvc` leaves behind.
 
 DVC appends an entry when a stage ends for the first time, so stages side by side would leave another order than a
-serial `dvc repro`. The order to restore is kept in a file until a run has ended, so that a killed one does not lose it.
+serial `dvc repro`. The order to restore is kept in a file until a run has ended well, so that one that was killed, or
+whose stage failed, does not lose it.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ class LockFile:
 
     @property
     def unfinished(self) -> bool:
-        """Whether an earlier run was killed before it could put the entries in order."""
+        """Whether an earlier run was killed or failed, so that some entries to come have places before others."""
         return self._order.exists()
 
     def repair(self) -> str | None:
@@ -66,12 +67,13 @@ class LockFile:
             if _entries_of(content) is not None:
                 _replace(self._backup, content)
 
-    def finish(self, serial: Sequence[str], repo_lock: Any) -> None:
+    def finish(self, serial: Sequence[str], repo_lock: Any, well: bool = True) -> None:
         """Order the entries as a serial `dvc repro` would: those that were there, then new ones as it comes to them.
 
         Args:
             serial: stages in the order of a serial run.
             repo_lock: DVC's lock of the repository.
+            well: nothing has failed; otherwise the order stays remembered for the run that makes the rest.
         """
         from dvc.utils.serialize import dumps_yaml, loads_yaml
 
@@ -85,7 +87,8 @@ class LockFile:
                 if wanted != list(entries):
                     content["stages"] = {name: entries[name] for name in wanted}
                     _replace(self.path, dumps_yaml(content).encode())
-            self._order.unlink(missing_ok=True)
+            if well:
+                self._order.unlink(missing_ok=True)
         self.keep()
 
 

@@ -156,7 +156,7 @@ class Reproduction:
             for name in self.result.named("waiting"):
                 self._give_up(name)
             on_change()
-        self.lock_file.finish([*self.result.stages, *self.graph.nodes], self.graph.repo.lock)
+        self.lock_file.finish([*self.result.stages, *self.graph.nodes], self.graph.repo.lock, self.result.ok)
 
     def _startable(self) -> Iterable[str]:
         """Yield stages whose inputs are there and that have something to do; settle those that have not."""

@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlml.declaration import Declaration
 from mlml.tracking.run import Run, Status
 from mlml.tracking.store import tracking_uri
 from mlml.tracking.sync import SyncProcess
 from stages import _diff, _lineage, _servers
+from stages._flow_process import FlowProcess
 from stages._life import end_with_dvc, is_warm, only_one
-from stages._steps import Steps, run_flow
-from stages.check import read_or_exit
+from stages._steps import Steps
+
+if TYPE_CHECKING:
+    from mlml.declaration import Declaration
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,7 @@ class Stage:
 
     name: str
     address: str
-    declaration: Declaration
+    declaration: "Declaration"
     folder: Path
     run: Run
     tags: dict[str, str]
@@ -68,10 +70,15 @@ class Stage:
     def tag(self, device: str, **about: str) -> None:
         """Say on the stage's run, and on every run opened after this, what computes and what it is about."""
         self.tags |= {"device": device, **{f"mlml.{key}": value for key, value in about.items()}}
+        self._tag_flow_run()
+
+    def _tag_flow_run(self) -> None:
+        self.tags["prefect.flow_run_id"] = self.steps.flow_run_id or ""
         self.run.add_tags(self.tags)
 
     def finish(self, status: Status) -> None:
         """End every run."""
+        self._tag_flow_run()
         for run in [*self._nested, self.run]:
             run.finish(status)
 
@@ -86,42 +93,43 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
     gc.set_threshold(200_000, 50, 50)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise SystemExit(f"stages.{group}: a stage is one process; for several, call mlml.train.fit under torchrun")
-    declared = read_or_exit()
     name = sys.argv[1] if len(sys.argv) > 1 else group
     address = f"{group}@{name}" if len(sys.argv) > 1 else group
     root = _lineage.store_root()
     _servers.apply_settings(root)
-    syncer = SyncProcess(tracking_uri(root), fork=is_warm())  # before a thread begins
+    # both processes, before a thread begins; they import for longer than anything here takes
+    syncer, flow = SyncProcess(tracking_uri(root), fork=is_warm()), FlowProcess(fork=is_warm())
     end_with_dvc()
-    lineage = _lineage.of(address)
-    folder = _lineage.run_folder(root, lineage)
-    with only_one(folder):
-        tags = _tags(address, name, lineage)
-        run = Run.open(folder, address, EXPERIMENT, tags, lineage.parameters)
-        if tags["git.dirty"] == "true":
-            run.log_artifact(_diff.write_patch(Path.cwd(), folder))
-        syncer.begin(folder)
-        stage = Stage(name, address, declared, folder, run, tags)
+    from stages.check import read_or_exit
 
-        def body(steps: Steps) -> None:
-            stage.steps = steps
-            stage.tags["prefect.flow_run_id"] = steps.flow_run_id or ""
-            run.add_tags({"prefect.flow_run_id": steps.flow_run_id or ""})
-            work(stage)
-
-        try:
-            run_flow(group, address, _servers.ensure_prefect(root), body, {"stage": address, "entry": name})
-            run.add_tags(_lineage.hashes(address))
-            run.log("system/seconds", time.monotonic() - started)
-            for action in stage.at_end:
-                action()
-        except BaseException as error:
-            stage.finish("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        else:
-            stage.finish("FINISHED")
-        finally:
-            syncer.close()
+    declared = read_or_exit()
+    try:
+        flow.begin(group, address, _servers.ensure_prefect(root), {"stage": address, "entry": name})
+        with flow:
+            lineage = _lineage.of(address)
+            folder = _lineage.run_folder(root, lineage)
+            with only_one(folder):
+                tags = _tags(address, name, lineage)
+                run = Run.open(folder, address, EXPERIMENT, tags, lineage.parameters)
+                if tags["git.dirty"] == "true":
+                    run.log_artifact(_diff.write_patch(Path.cwd(), folder))
+                syncer.begin(folder)
+                stage = Stage(name, address, declared, folder, run, tags, flow)
+                try:
+                    work(stage)
+                    flow.end()
+                    run.add_tags(_lineage.hashes(address))
+                    run.log("system/seconds", time.monotonic() - started)
+                    for action in stage.at_end:
+                        action()
+                except BaseException as error:
+                    stage.finish("FAILED" if isinstance(error, Exception) else "KILLED")
+                    raise
+                else:
+                    stage.finish("FINISHED")
+    finally:
+        syncer.close()
+        flow.close()
     _leave()
 
 

@@ -7,11 +7,10 @@ server costs one warning sentence and the rest of the record, never the work.
 import inspect
 import logging
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from types import FrameType, TracebackType
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from mlml import status
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
-SIGNAL_SECONDS = 2.0
 AWAY_SECONDS = 30.0
 
 LOGGERS = ("mlml", "stages", "pipelines")
@@ -108,15 +106,16 @@ class _Server:
 
 
 class Steps:
-    """The steps of a stage.
-
-    Attributes:
-        flow_run_id: of the Prefect flow run; None when Prefect is away.
-    """
+    """The steps of a flow."""
 
     def __init__(self, server: _Server | None = None, flow_run_id: str | None = None) -> None:
         self._server = server
-        self.flow_run_id = flow_run_id
+        self._flow_run_id = flow_run_id
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """Id of the Prefect flow run; None when Prefect is away."""
+        return self._flow_run_id
 
     def run(self, name: str, work: Callable[[], R]) -> R:
         """Run one step as a Prefect task run called `name`, or plainly when Prefect is away.
@@ -165,7 +164,7 @@ def run_flow(
     Raises:
         BaseException: what the body raised, unchanged; the flow run is then Failed, or Crashed after an interrupt.
     """
-    _log_to_console()
+    log_to_console()
     if api_url is None:
         return body(Steps())
     server = _Server(api_url.rstrip("/"))
@@ -190,7 +189,7 @@ def _recorded(name: str, run_name: str, server: _Server, body: Callable[[Steps],
     def watched(**_: Any) -> None:
         context = FlowRunContext.get()
         if context is not None and context.flow_run is not None:
-            steps._server, steps.flow_run_id = server, str(context.flow_run.id)
+            steps._server, steps._flow_run_id = server, str(context.flow_run.id)
             logger.info("Prefect flow run %s", url_for(context.flow_run), extra={"send_to_api": False})
             # Prefect would pickle the error of a failed flow to disk
             context.result_store = context.result_store.model_copy(update={"result_storage": NullFileSystem()})
@@ -208,35 +207,12 @@ def _recorded(name: str, run_name: str, server: _Server, body: Callable[[Steps],
         # a heartbeat thread makes each flow wait up to a second for its end
         stack.enter_context(temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
         stack.callback(_drain, server)
-        stack.enter_context(_reporting_before_sigterm(server))
         _send_quietly(server)
         try:
             return once.watched(lambda: recorded(**parameters), server)
         except TerminationSignal as error:
             signal.raise_signal(error.signal)  # Prefect has put the handler back: die of the signal, as without it
             raise
-
-
-@contextmanager
-def _reporting_before_sigterm(server: _Server) -> Iterator[None]:
-    """Send what waits before SIGTERM ends the process; Prefect marks the run Crashed and raises the signal again."""
-
-    def die(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        # not in this thread, which may have been stopped holding one of the locks that this needs
-        reporter = threading.Thread(target=_drain, args=(server,), daemon=True)
-        reporter.start()
-        reporter.join(SIGNAL_SECONDS)
-        signal.raise_signal(number)
-
-    own = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if own:
-        signal.signal(signal.SIGTERM, die)
-    try:
-        yield
-    finally:
-        if own:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _send_quietly(server: _Server) -> None:
@@ -305,7 +281,7 @@ class _Console(logging.Filter):
 _console = _Console()
 
 
-def _log_to_console() -> None:
+def log_to_console() -> None:
     """Show the project's own log lines; before Prefect is imported, which would bring a console of its own."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for library in LOGGERS:

@@ -1,19 +1,16 @@
 """When recorded runs are sent to MLflow: while a stage trains, or later by 'mlml sync'."""
 
 import contextlib
-import gc
 import logging
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from mlml.beside import Fork, importing
 from mlml.tracking import store
 from mlml.tracking.run import OUTBOX, SENDING, Record
 from mlml.tracking.sender import BUSY, UNREACHABLE, Sender, SyncResult, is_sent, reason
@@ -132,9 +129,9 @@ class SyncProcess:
 
     def __init__(self, uri: str, fork: bool = False) -> None:
         self.uri, self.folder = uri, Path()
-        self._process: subprocess.Popen[bytes] | _Fork
+        self._process: subprocess.Popen[bytes] | Fork
         if fork:
-            self._process = _Fork(lambda told: _send(uri, told))
+            self._process = Fork(lambda told: _send(uri, told))
         else:
             self._process = subprocess.Popen([sys.executable, "-m", __name__, uri], stdin=subprocess.PIPE)
 
@@ -166,40 +163,6 @@ class SyncProcess:
         return False
 
 
-class _Fork:
-    """A fork of this process, used as `subprocess.Popen` is; its work is given the end of a pipe for its input."""
-
-    def __init__(self, work: Callable[[BinaryIO], int]) -> None:
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.close(writing)
-                with os.fdopen(reading, "rb") as told:
-                    os._exit(work(told))
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(1)
-        os.close(reading)
-        self.stdin: BinaryIO | None = os.fdopen(writing, "wb", buffering=0)
-        # held open by another fork, it would hide the end of this process
-        os.register_at_fork(after_in_child=self.stdin.close)
-        self._pid, self._descriptor = pid, os.pidfd_open(pid)
-
-    def wait(self, timeout: float | None = None) -> int:
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        if not poll.poll(None if timeout is None else timeout * 1000):
-            raise subprocess.TimeoutExpired("sync", timeout or 0)
-        _, status = os.waitpid(self._pid, 0)
-        os.close(self._descriptor)
-        return os.waitstatus_to_exitcode(status)
-
-    def kill(self) -> None:
-        signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
-
-
 def _run_folders(root: Path) -> list[Path]:
     """Every folder under `root` that holds a run, parents first."""
     found = []
@@ -214,8 +177,8 @@ def _send(uri: str, told: BinaryIO) -> int:
     """Send what lies in the folder that `told` names, until that ends; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends, and then this
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    gc.set_threshold(200_000, 50, 50)  # importing mlflow makes many objects, none of them garbage
-    store.warm_up(uri)
+    with importing():
+        store.warm_up(uri)
     # what goes wrong is told once, by the sender; mlflow has read its level already where this is a fork
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     folder = told.readline().decode().strip()

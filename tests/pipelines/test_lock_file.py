@@ -105,7 +105,9 @@ def test_half_a_table_of_busy_files_is_dropped(workspace):
     table.write_text('{"write": {"/a": {"pi')
     workspace.dvc("repro", "-q", code=255)
     drop_dead_locks(workspace.folder)
+    assert json.loads(table.read_text()) == {"write": {}, "read": {}}
     workspace.dvc("repro", "-q")
+    assert list(workspace.lock()) == ["a"]
 
 
 def test_a_second_coordinator_waits(tmp_path):

@@ -109,6 +109,17 @@ def test_a_failure_stops_what_depends_on_it(workspace):
     assert list(workspace.lock()) == ["a", "c", "e"]
 
 
+def test_after_a_failure_that_was_mended_the_lock_is_as_if_it_had_never_been(workspace):
+    diamond(workspace)
+    (workspace.folder / "b.in").write_text("[ -e mended ] || exit 3")
+    assert not reproduce(workspace, keep_going=True)[0].ok
+    (workspace.folder / "mended").touch()
+    assert reproduce(workspace)[1] == ["b", "d"]
+    assert (workspace.folder / "dvc.lock").read_bytes() == serial_lock(workspace)
+    assert not reproduce(workspace)[0].named("waiting")
+    assert not (workspace.folder / ".mlml" / "order.json").exists()
+
+
 def test_a_failure_starts_nothing_more(workspace):
     diamond(workspace)
     (workspace.folder / "a.in").write_text("exit 3")

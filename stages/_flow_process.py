@@ -1,0 +1,235 @@
+"""The Prefect flow of a stage, in a process beside it: importing Prefect costs as much as importing torch.
+
+The stage works in its own process and says there when it is begun, when each of its steps begins and ends, and what it
+logs, in lines of JSON; here the same steps are run by Prefect, each waiting for the end that the stage tells. Neither
+an outage of the server nor the end of this process reaches the work.
+
+    stage -> flow     ["flow", name, run name, URL of the API, parameters]
+                      ["step", name], ["end", null or fault] for each step, and ["end", ...] for the whole
+                      ["log", logger, level, time, message]
+    flow -> stage     the id of the flow run; nothing when there is none
+"""
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar
+
+from mlml import status
+from mlml.beside import Fork, importing
+from stages._steps import LOGGERS, Steps, log_to_console, run_flow
+
+R = TypeVar("R")
+Heard = queue.SimpleQueue[list[Any]]
+
+logger = logging.getLogger(__name__)
+
+BEGIN_SECONDS = 20.0
+"""How long a stage waits for the id of its flow run."""
+
+END_SECONDS = 20.0
+"""How long a stage waits for its flow run to be told that it has ended; and that process, for the server."""
+
+MODULES = ("prefect.flow_engine", "prefect.task_engine", "prefect.events.worker")
+"""What of Prefect is imported at once; the rest follows from it."""
+
+GONE = ["gone"]
+"""Heard when the stage's process has ended without a word."""
+
+
+class FlowProcess(Steps):
+    """The steps of a stage, as a Prefect flow run in a process of its own.
+
+    It gets ready at once, and is told by `begin` which flow run to make. As a context manager it ends that: Completed,
+    Failed after an exception, Crashed after an interrupt, or when this process dies.
+
+    Args:
+        fork: fork this process, which has imported Prefect, and has no thread yet.
+    """
+
+    def __init__(self, fork: bool = False) -> None:
+        super().__init__()
+        self._replies, replying = os.pipe()
+        self._process: subprocess.Popen[bytes] | Fork
+        if fork:
+            self._process = Fork(lambda told: follow(told, replying))
+        else:
+            command = [sys.executable, "-m", __name__, str(replying)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[replying])
+        os.close(replying)
+        self._handler = _Forward(self._tell)
+        self._waits = self._ended = False
+
+    def begin(self, name: str, run_name: str, api_url: str | None, parameters: Mapping[str, Any]) -> None:
+        """Begin the flow run; `stages._steps.run_flow` says what these are."""
+        log_to_console()
+        self._tell("flow", name, run_name, api_url, dict(parameters))
+        self._waits = True
+        for library in LOGGERS:
+            logging.getLogger(library).addHandler(self._handler)
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """Id of the Prefect flow run, for which this waits a bounded time; None when Prefect is away."""
+        if self._waits:
+            self._waits = False
+            readable, _, _ = select.select([self._replies], [], [], BEGIN_SECONDS)
+            self._flow_run_id = (os.read(self._replies, 100).decode() if readable else "") or None
+        return self._flow_run_id
+
+    def run(self, name: str, work: Callable[[], R]) -> R:
+        """Run one step; it is a Prefect task run called `name`."""
+        status.begin(name)
+        self._tell("step", name)
+        try:
+            result = work()
+        except BaseException as error:
+            self._tell("end", _fault(error))
+            raise
+        self._tell("end", None)
+        return result
+
+    def __enter__(self) -> "FlowProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End the flow run, if it has not ended, as the error says; Prefect hears of it while this process goes on."""
+        if not self._ended:
+            self._ended = True
+            for library in LOGGERS:
+                logging.getLogger(library).removeHandler(self._handler)
+            self._tell("end", _fault(error))
+
+    def close(self) -> None:
+        """Wait, for a bounded time, until Prefect knows all."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            if self._process.wait(END_SECONDS + 1) == 0:
+                return
+            fault = "the process that tells it died"
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            fault = f"no answer in {END_SECONDS:.0f} s"
+        logger.warning("Prefect: %s; the page of this run stays incomplete", fault)
+
+    def _tell(self, *message: Any) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died; `close` says so
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+
+class _Forward(logging.Handler):
+    """Passes on what the stage logs; it is formatted here, since an error does not go through JSON."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell("log", record.name, record.levelno, record.created, self.format(record))
+
+
+class _Failed(Exception):
+    """Base of what stands for an error of the stage."""
+
+
+class _Interrupted(BaseException):
+    """Base of what stands for an interrupt of the stage, or for its sudden end."""
+
+
+def _fault(error: BaseException | None) -> list[Any] | None:
+    return None if error is None else [type(error).__name__, str(error), isinstance(error, Exception)]
+
+
+def follow(told: BinaryIO, replying: int) -> int:
+    """Be the flow of the stage that speaks through `told`; returns the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the stage ends, and then this
+        signal.signal(number, signal.SIG_IGN)
+    os.environ.pop(status.VARIABLE, None)  # the stage writes that
+    heard: Heard = queue.SimpleQueue()
+    threading.Thread(target=_hear, args=(told, heard), daemon=True).start()
+    with importing():
+        for module in MODULES:
+            importlib.import_module(module)
+    message = heard.get()
+    if message == GONE:
+        return 0
+    _, name, run_name, api_url, parameters = message
+
+    def body(steps: Steps) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the stage has died; it is marked all the same
+            os.write(replying, (steps.flow_run_id or "").encode())
+        os.close(replying)
+        _replay(heard, steps)
+
+    with contextlib.suppress(_Failed, _Interrupted):
+        run_flow(name, run_name, api_url, body, parameters)
+    return 0
+
+
+def _hear(told: BinaryIO, heard: Heard) -> None:
+    """Read all the time, so that the stage never waits for Prefect."""
+    for line in told:
+        heard.put(json.loads(line))
+    heard.put(GONE)
+    time.sleep(END_SECONDS)
+    os._exit(1)
+
+
+def _replay(heard: Heard, steps: Steps) -> None:
+    """Do what the stage does until the end of this step.
+
+    Raises:
+        _Failed, _Interrupted: as the stage's step did.
+    """
+    while True:
+        kind, *about = heard.get()
+        if kind == "step":
+            with contextlib.suppress(_Failed, _Interrupted):  # the stage may go on after it, and says what it does
+                steps.run(about[0], lambda: _replay(heard, steps))
+        elif kind == "log" and steps.flow_run_id is not None:
+            _send(*about)
+        elif kind == "end" and about[0] is None:
+            return
+        elif kind == "end":
+            name, text, failed = about[0]
+            raise type(name, (_Failed if failed else _Interrupted,), {})(text)
+        elif [kind] == GONE:
+            heard.put(GONE)  # for the step that this one is in
+            raise _Interrupted("the process of the stage has ended")
+
+
+def _send(name: str, level: int, at: float, message: str) -> None:
+    """Send a log line to the page of the flow run, and of the task run that this is called in."""
+    about = {"name": name, "levelno": level, "levelname": logging.getLevelName(level), "created": at, "msg": message}
+    for handler in logging.getLogger("prefect.extra").handlers:
+        handler.handle(logging.makeLogRecord(about))
+
+
+def main() -> None:
+    """Be the flow of the stage that speaks through standard input; the first argument is where to reply."""
+    os._exit(follow(sys.stdin.buffer, int(sys.argv[1])))  # taking Prefect apart takes longer than a stage should wait
+
+
+if __name__ == "__main__":
+    main()
