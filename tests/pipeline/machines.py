@@ -9,15 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-from project import Project
+from project import Project, declaration
 
-TEN_STAGES = """
-threads: 1
-data:
-  digits: {source: digits}
-protocol:
-  encoder: &encoder {network: mlp, hidden_widths: [8]}
-  train: &train {steps: 8, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 4}
+TEN_STAGES = declaration(
+    "steps: 8, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 4",
+    """
 supervised:
   classifier: {method: classifier, dataset: digits, encoder: *encoder, train: *train}
 pretext:
@@ -29,15 +25,11 @@ probe:
   rotation_knn: {method: knn, dataset: digits, encoder: rotation}
 generative:
   vae: {method: vae, dataset: digits, encoder: *encoder, train: *train, latent_dim: 4}
-search:
-  rate:
-    method: random
-    experiment: classifier
-    dataset: digits
-    space: {train.optimizer.learning_rate: {type: float, low: 0.001, high: 0.1, log: true}}
-    trials: 2
 report: {title: Machines}
-"""
+""",
+    trials=2,
+    width=8,
+)
 ALL = ("check", "prepare", "supervised", "pretext", "probe", "generative", "search")  # all but the report: ten stages
 OUTPUTS = ("models", "reports/metrics", "reports/curves", "reports/figures", "reports/search", "data/prepared")
 
@@ -128,13 +120,6 @@ def everything_below(process: subprocess.Popen) -> list[psutil.Process]:
         return psutil.Process(process.pid).children(recursive=True)
     except psutil.Error:
         return []
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def until(what: Callable[[], object], process: subprocess.Popen, seconds: float = 300) -> None:

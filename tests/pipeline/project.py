@@ -25,13 +25,40 @@ CODE = (
     ".dvc/.gitignore",
 )
 
-TINY = """
+
+def declaration(train: str, experiments: str, trials: int = 0, width: int = 16) -> str:
+    """A params.yaml of experiments on the embedded digits.
+
+    Args:
+        train: how an experiment that says `train: *train` is trained.
+        experiments: the other sections; there too, `encoder: *encoder` is a perceptron with one hidden layer.
+        trials: of a search for the learning rate of `classifier`; 0 declares none.
+        width: of the hidden layer.
+    """
+    search = "{}"
+    if trials:
+        search = f"""
+  rate:
+    method: random
+    experiment: classifier
+    dataset: digits
+    space: {{train.optimizer.learning_rate: {{type: float, low: 0.001, high: 0.1, log: true}}}}
+    trials: {trials}"""
+    return f"""
 threads: 1
 data:
-  digits: {source: digits}
+  digits: {{source: digits}}
 protocol:
-  encoder: &encoder {network: mlp, hidden_widths: [16]}
-  train: &train {steps: 12, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 5}
+  encoder: &encoder {{network: mlp, hidden_widths: [{width}]}}
+  train: &train {{{train}}}
+{experiments.strip()}
+search: {search}
+"""
+
+
+TINY = declaration(
+    "steps: 12, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 5",
+    """
 supervised:
   classifier: {method: classifier, dataset: digits, encoder: *encoder, train: *train}
 pretext:
@@ -44,15 +71,10 @@ probe:
   rotation_knn: {method: knn, dataset: digits, encoder: rotation}
 generative:
   vae: {method: vae, dataset: digits, encoder: *encoder, train: *train, latent_dim: 4}
-search:
-  rate:
-    method: random
-    experiment: classifier
-    dataset: digits
-    space: {train.optimizer.learning_rate: {type: float, low: 0.001, high: 0.1, log: true}}
-    trials: 3
 report: {title: Tiny}
-"""
+""",
+    trials=3,
+)
 
 
 class Project:

@@ -14,18 +14,15 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from project import declaration
 
 pytestmark = pytest.mark.soak
 
 SECONDS = 420.0
 
-DECLARED = """
-threads: 1
-data:
-  digits: {source: digits}
-protocol:
-  encoder: &encoder {network: mlp, hidden_widths: [16]}
-  train: &train {steps: 40, batch_size: 64, log_every: 2, evaluate_every: 10, checkpoint_every: 10}
+DECLARED = declaration(
+    "steps: 40, batch_size: 64, log_every: 2, evaluate_every: 10, checkpoint_every: 10",
+    """
 supervised: {}
 pretext:
   random: {method: random, dataset: digits, encoder: *encoder}
@@ -35,8 +32,8 @@ probe:
   random_knn: {method: knn, dataset: digits, encoder: random}
   simclr_knn: {method: knn, dataset: digits, encoder: simclr}
 generative: {}
-search: {}
-"""
+""",
+)
 STAGES = ("check", "prepare@digits", "pretext@simclr", "pretext@rotation", "probe@simclr_knn", "report")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import alive
 
 LONG = (
     "train: &train {steps: 400, batch_size: 64, log_every: 7, evaluate_every: 50, checkpoint_every: 20, ema_decay: 0.9}"
@@ -135,10 +136,6 @@ OWNER = (
 )
 
 
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 @pytest.mark.soak
 def test_a_killed_warm_stage_ends_as_a_cold_one(project, whole):
     """Forked from the warm parent, and killed in every way: what it leaves is what the cold stage leaves."""
@@ -147,17 +144,19 @@ def test_a_killed_warm_stage_ends_as_a_cold_one(project, whole):
     owner = project.start("python", "-c", OWNER)
     try:
         wait_for(lambda: list(warm.glob("*/socket")), "the warm parent")
-        parent = int(next(warm.glob("*/lock")).read_text().split()[0])
+        parent = psutil.Process(int(next(warm.glob("*/lock")).read_text().split()[0]))
         for victim, step in (("stage", 40), ("client", 120), ("dvc", 200), ("parent", 280)):
             dvc = project.start(*COMMAND, stage)
             wait_for(lambda dvc=dvc, step=step: newest_step(runs) >= step or dvc.poll() is not None, f"step {step}")
             client = own_process(stage, project.folder)
-            forked = int(next(runs.glob("*/lock")).read_text())
-            assert psutil.Process(forked).ppid() == parent
-            os.kill({"stage": forked, "client": client.pid, "dvc": dvc.pid, "parent": parent}[victim], signal.SIGKILL)
+            forked = psutil.Process(int(next(runs.glob("*/lock")).read_text()))
+            assert forked.ppid() == parent.pid
+            {"stage": forked, "client": client, "dvc": dvc, "parent": parent}[victim].kill()
             dvc.wait(LIMIT_SECONDS)
             assert dvc.returncode != 0
-            wait_for(lambda pid=forked: not alive(pid) and not processes(stage, project.folder), "the stage's end")
+            wait_for(
+                lambda forked=forked: not alive(forked) and not processes(stage, project.folder), "the stage's end"
+            )
         assert not alive(parent)
     finally:
         owner.kill()

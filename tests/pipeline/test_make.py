@@ -5,6 +5,7 @@ import urllib.request
 from typing import Any
 
 import psutil
+from processes import alive
 
 
 def test_help_lists_the_targets(project):
@@ -17,10 +18,6 @@ def read(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=30) as answer:
         assert answer.status == 200
         return answer.read()
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_up_and_down(project):

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 import pytest
+from project import declaration
 
 pytestmark = pytest.mark.soak
 
@@ -179,17 +180,15 @@ def test_every_stage_is_a_task_of_one_flow_and_isolated_runs_leave_the_workspace
     assert json.loads(project.run("python", "-c", program).splitlines()[-1]) == ["0.5"]
 
 
-SMALL = """
-threads: 1
-data:
-  digits: {source: digits}
-protocol:
-  encoder: &encoder {network: mlp, hidden_widths: [8]}
+SMALL = declaration(
+    "steps: 6, batch_size: 64",
+    """
 supervised: {}
 pretext:
-  simclr: {method: simclr, dataset: digits, encoder: *encoder, train: {steps: 6, batch_size: 64}}
+  simclr: {method: simclr, dataset: digits, encoder: *encoder, train: *train}
 probe:
   simclr_linear: {method: linear, dataset: digits, encoder: simclr, train: {steps: 6}}
 generative: {}
-search: {}
-"""
+""",
+    width=8,
+)

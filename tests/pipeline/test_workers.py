@@ -4,7 +4,8 @@ import json
 import signal
 
 import pytest
-from machines import ALL, TEN_STAGES, Machines, alive, everything_below, lose_power, serial_run, until
+from machines import ALL, TEN_STAGES, Machines, everything_below, lose_power, serial_run, until
+from processes import alive
 from project import Project
 
 pytestmark = pytest.mark.soak

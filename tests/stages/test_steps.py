@@ -79,7 +79,9 @@ STAGE = """
         if sys.argv[3] == "here":
             result = _steps.run_flow(*about, body, shown)
         else:
-            steps = FlowProcess()
+            if sys.argv[3] == "fork":
+                import prefect.flow_engine  # as the warm parent has
+            steps = FlowProcess(fork=sys.argv[3] == "fork")
             try:
                 steps.begin(*about, shown)
                 with steps:
@@ -118,7 +120,7 @@ def forwarder(api):
         process.kill()
 
 
-WHERE = pytest.mark.parametrize("where", ["beside", "here"])
+WHERE = pytest.mark.parametrize("where", ["beside", "fork", "here"])
 
 
 def start(folder, url, body, where="beside"):
@@ -173,7 +175,7 @@ def test_a_stage_is_one_flow_of_named_tasks_with_its_logs(api, tmp_path, where):
     assert code == 0, complained
     flow, tasks = last_run(api)
     # a stage does not wait for an import of Prefect
-    assert f"RESULT ['load data', 'train {{}}', None, '{flow['id']}'] {where == 'here'}" in said
+    assert f"RESULT ['load data', 'train {{}}', None, '{flow['id']}'] {where != 'beside'}" in said
     assert ran(tmp_path) == ["load data", "train {}"]
     assert (flow["name"], flow["state_name"]) == ("simclr {x}", "Completed")
     assert flow["parameters"] == {"stage": "pretext", "experiment": "simclr"}
@@ -219,7 +221,7 @@ def test_an_error_of_the_work_is_raised_unchanged_and_marked(api, tmp_path, wher
 
 @pytest.mark.parametrize(
     ("kill", "where"),
-    [("SIGTERM", "beside"), ("SIGINT", "beside"), ("SIGKILL", "beside"), ("SIGINT", "here")],
+    [("SIGTERM", "beside"), ("SIGINT", "beside"), ("SIGKILL", "beside"), ("SIGKILL", "fork"), ("SIGINT", "here")],
 )
 def test_a_signal_ends_the_stage_and_is_marked(api, tmp_path, kill, where):
     process = start(
@@ -243,6 +245,24 @@ def test_an_exit_of_the_work_is_kept(api, tmp_path, where):
     code, _, _ = end(start(tmp_path, api, body, where))
     assert code == 7
     assert ran(tmp_path) == ["exit"]
+
+
+def test_the_death_of_the_process_beside_is_told_and_no_more(api, tmp_path):
+    body = """
+        def kill():
+            os.kill(steps_[0]._process.pid, signal.SIGKILL)
+            time.sleep(0.2)
+        steps_ = []
+        flow(lambda steps: (steps_.append(steps), steps.flow_run_id, steps.run("a", work("a", kill)),
+                            steps.run("b", work("b"))))
+    """
+    code, said, complained = end(start(tmp_path, api, body))
+    assert code == 0, complained
+    assert "'a', 'b')" in said
+    assert ran(tmp_path) == ["a", "b"]
+    assert complained.rstrip().endswith(
+        "Prefect: the process that tells it died; the page of this run stays incomplete"
+    )
 
 
 def assert_calm(complained, warnings=1):
@@ -300,7 +320,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("moment", DEATHS)
-@WHERE
+@pytest.mark.parametrize("where", ["beside", "here"])
 def test_a_server_that_dies(forwarder, tmp_path, moment, where):
     body, expected = DEATHS[moment]
     process = start(tmp_path, forwarder.url, f"flow(lambda steps: (steps.flow_run_id, {body}))", where)

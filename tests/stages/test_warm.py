@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import alive
 
 from stages import _warm
 
@@ -115,13 +116,6 @@ class Tiny:
             yield holder
         finally:
             holder.communicate(timeout=LIMIT_SECONDS)
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def connected(client: subprocess.Popen[str]) -> bool:
