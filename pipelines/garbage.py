@@ -32,7 +32,7 @@ class Item:
     """A thing to remove.
 
     Attributes:
-        path: of a folder; for a run at MLflow that of its artifacts, if they lie on this machine.
+        path: of a folder or file; for a run at MLflow that of its artifacts, if they lie on this machine.
         about: what a person would know it by.
         run_id: of a run at MLflow.
     """
@@ -89,11 +89,16 @@ def run_folders(root: Path, referred: References, unsent: bool) -> Found:
 
 
 def temporary_workspaces(root: Path) -> Found:
-    """Find what cancelled isolated runs left, and worktrees of this project's own, in which no process works."""
+    """Find what cancelled isolated runs left, and worktrees of this project's own, in which no process works.
+
+    With them go patches, as 'mlml why --reproduce' writes them, whose worktree was removed or never made.
+    """
     found = Found()
     standalone = root / ".dvc" / "tmp" / "exps" / "standalone"
     places = [path for path in sorted(standalone.glob("tmp*")) if path.is_dir()]
     places += [path for path in _worktrees(root) if path.is_relative_to(root.resolve() / ".mlml")]
+    patches = sorted((root / ".mlml" / "worktrees").glob("*.patch"))
+    places += [path for path in patches if not path.with_name(path.name.removesuffix(".patch")).exists()]
     if not places:
         return found
     busy = busy_places(root)
@@ -232,6 +237,9 @@ def _remove_run_folder(root: Path, folder: Path) -> bool:
 
 def _delete(root: Path, path: Path) -> None:
     """Take a folder away at once, so that a kill leaves no half of it where it is looked for, and then to pieces."""
+    if path.is_file():
+        path.unlink()
+        return
     aside = root / ".mlml" / "garbage" / uuid.uuid4().hex
     aside.parent.mkdir(parents=True, exist_ok=True)
     if path.parent == aside.parent:

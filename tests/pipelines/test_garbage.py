@@ -166,6 +166,17 @@ def test_temporary_workspaces_go_once_nobody_works_there(workspace):
     assert "tree\n" not in listed.replace("worktree ", "")
 
 
+def test_a_patch_goes_once_its_worktree_is_not_there(workspace):
+    trees = workspace.folder / ".mlml" / "worktrees"
+    (trees / "probe@a.b_1").mkdir(parents=True)
+    for name in ("probe@a.b_1", "probe@a.b_2"):
+        (trees / f"{name}.patch").write_text("diff")
+    [item] = garbage.temporary_workspaces(workspace.folder).items
+    assert item.path.name == "probe@a.b_2.patch"
+    assert garbage.remove(workspace.folder, item)
+    assert [path.name for path in trees.glob("*.patch")] == ["probe@a.b_1.patch"]
+
+
 def test_keys_are_those_of_every_lock_that_git_reaches(workspace):
     folder = workspace.folder
     (folder / "params.yaml").write_text("a: {rate: 1.0e-3, widths: [1, 2], name: x}\n")
