@@ -73,6 +73,32 @@ class AdamWConfig(Declared):
     weight_decay: NonNegativeFloat = 0.01
 
 
+class AdaGradConfig(Declared):
+    """AdaGrad (Duchi et al. 2011, JMLR 12, Fig. 1, diagonal); the weight decay is L2, added to the gradient."""
+
+    name: Literal["adagrad"] = "adagrad"
+    learning_rate: PositiveFloat = 0.01
+    epsilon: PositiveFloat = 1e-10
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class RMSPropConfig(Declared):
+    """RMSProp (Tieleman & Hinton 2012, Coursera lecture 6e); the weight decay is L2, added to the gradient.
+
+    Attributes:
+        decay: of the running mean of squared gradients.
+        centered: subtract the square of the running mean gradient (Graves 2013, arXiv:1308.0850, Eq. 40).
+    """
+
+    name: Literal["rmsprop"] = "rmsprop"
+    learning_rate: PositiveFloat = 1e-3
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    centered: bool = False
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+
+
 class LARSConfig(Declared):
     """LARS (You et al. 2017, arXiv:1708.03888)."""
 
@@ -83,24 +109,140 @@ class LARSConfig(Declared):
     weight_decay: NonNegativeFloat = 1e-6
 
 
-def _adamw_unless_named(value: Any) -> Any:
-    return {"name": "adamw", **value} if isinstance(value, Mapping) else value
+def _unless_named(name: str) -> BeforeValidator:
+    """Let a mapping without a name be that of `name`."""
+    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, Mapping) else value)
 
 
 OptimizerConfig = Annotated[
-    SGDConfig | AdamConfig | AdamWConfig | LARSConfig,
+    SGDConfig | AdaGradConfig | RMSPropConfig | AdamConfig | AdamWConfig | LARSConfig,
     Field(discriminator="name"),
-    BeforeValidator(_adamw_unless_named),
+    _unless_named("adamw"),
 ]
 """Field type of the optimizer: by its name, which is AdamW's where none is given."""
 
 
-class ScheduleConfig(Declared):
-    """Learning rate over the run, as a factor of the optimizer's: linear warm-up, then the named curve."""
+class _Schedule(Declared):
+    """A learning rate over the run, as a factor of the optimizer's: linear warm-up, then the named curve."""
 
-    name: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_steps: NonNegativeInt = 0
+
+
+class ConstantSchedule(_Schedule):
+    """The full rate."""
+
+    name: Literal["constant"] = "constant"
+
+
+class LinearSchedule(_Schedule):
+    """A straight line."""
+
+    name: Literal["linear"] = "linear"
     final_factor: Probability = 0.0
+
+
+class PolynomialSchedule(_Schedule):
+    """A power of what is left of the run."""
+
+    name: Literal["polynomial"] = "polynomial"
+    power: PositiveFloat = 2.0
+    final_factor: Probability = 0.0
+
+
+class CosineSchedule(_Schedule):
+    """Half a cosine wave (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+
+    name: Literal["cosine"] = "cosine"
+    final_factor: Probability = 0.0
+
+
+class ExponentialSchedule(_Schedule):
+    """The same share of the rate is lost in every step."""
+
+    name: Literal["exponential"] = "exponential"
+    final_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
+
+
+class StepSchedule(_Schedule):
+    """The rate is multiplied by `gamma` at each milestone.
+
+    Attributes:
+        milestones: fractions of the run after the warm-up, increasing.
+    """
+
+    name: Literal["step"] = "step"
+    milestones: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.5, 0.75)
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @field_validator("milestones")
+    @classmethod
+    def _increasing(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"must increase; got {list(milestones)}")
+        return milestones
+
+
+class CyclicalSchedule(_Schedule):
+    """Triangles between a low rate and the full one (Smith 2017, arXiv:1506.01186, section 3).
+
+    Attributes:
+        low_factor: where every triangle begins and ends.
+        mode: "triangular2" halves the height of every triangle against the one before.
+    """
+
+    name: Literal["cyclical"] = "cyclical"
+    num_cycles: PositiveInt = 4
+    low_factor: Probability = 0.1
+    mode: Literal["triangular", "triangular2"] = "triangular"
+
+
+class OneCycleSchedule(_Schedule):
+    """Up to the full rate and down far below the start, by half cosine waves (Smith & Topin 2018, arXiv:1708.07120).
+
+    The momentum, which the paper lowers meanwhile, stays as it is.
+
+    Attributes:
+        rise_fraction: of the run, spent rising.
+    """
+
+    name: Literal["one_cycle"] = "one_cycle"
+    rise_fraction: Fraction = 0.3
+    initial_factor: Probability = 0.04
+    final_factor: Probability = 4e-6
+
+
+class PlateauSchedule(_Schedule):
+    """The rate is multiplied by `gamma` when the validation loss has stopped falling.
+
+    Attributes:
+        patience: evaluations without a better loss that are tolerated.
+        threshold: a loss is better when it is lower than the best by this fraction of it.
+        cooldown: evaluations after a change in which no bad one counts.
+        min_factor: the factor is never lower.
+    """
+
+    name: Literal["plateau"] = "plateau"
+    gamma: Fraction = 0.1
+    patience: NonNegativeInt = 5
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    cooldown: NonNegativeInt = 0
+    min_factor: Probability = 0.0
+
+
+ScheduleConfig = Annotated[
+    ConstantSchedule
+    | LinearSchedule
+    | PolynomialSchedule
+    | CosineSchedule
+    | ExponentialSchedule
+    | StepSchedule
+    | CyclicalSchedule
+    | OneCycleSchedule
+    | PlateauSchedule,
+    Field(discriminator="name"),
+    _unless_named("cosine"),
+]
+"""Field type of the schedule: by its name, which is cosine where none is given."""
 
 
 class TrainConfig(Declared):
@@ -111,7 +253,7 @@ class TrainConfig(Declared):
     batch_size: PositiveInt = 256
     accumulate: PositiveInt = 1
     optimizer: OptimizerConfig = AdamWConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: ScheduleConfig = CosineSchedule()
     decay_norm_and_bias: bool = False
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None

@@ -57,6 +57,7 @@ class _State:
     last_finite: dict[str, float] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)  # of the window
     offset: int = 0  # of the points file
+    plateau: tuple[float, ...] = tuple(schedules.Plateau())  # what the learning rate learnt from evaluations
 
 
 def total_steps(config: TrainConfig, num_batches: int, num_phases: int) -> int:
@@ -179,7 +180,7 @@ class _Loop:
         config, step, phases = self.config, self.state.step, self.method.phases
         self.method.train()
         torch.manual_seed(derive(self.seed, "step", step, distributed.rank()))
-        factor = schedules.factor(config.schedule, step, self.steps)
+        factor = schedules.factor(config.schedule, step, self.steps) * self.state.plateau[0]
         row: dict[str, Tensor] = {}
         for turn, phase in enumerate(phases):
             self._open(phase)
@@ -272,6 +273,7 @@ class _Loop:
         loss = state.metrics["validation/loss"]
         if not math.isfinite(loss):
             self._refuse(f"validation: the loss is {loss} at step {state.step}", state.last_finite)
+        state.plateau = tuple(schedules.Plateau(*state.plateau).after(config.schedule, loss))  # type: ignore[arg-type]
         self._log(state.metrics)
         if loss < state.best - config.min_delta:
             state.best, state.bad_evaluations, state.best_metrics = loss, 0, dict(state.metrics)

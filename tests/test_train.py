@@ -166,6 +166,29 @@ def test_early_stopping_and_the_best_weights_survive_a_stop(tmp_path, stop_at):
     assert torch.equal(whole.linear.weight, parts.linear.weight)
 
 
+@pytest.mark.parametrize("stop_at", [4, 8, 14])
+def test_a_plateau_lowers_the_rate_and_survives_a_stop(tmp_path, stop_at):
+    """With a rate that diverges until it has been lowered twice; a run that forgot that would end elsewhere."""
+    schedule = {"name": "plateau", "patience": 1, "gamma": 0.5}
+    numbers = {"evaluate_every": 2, "steps": 20, "checkpoint_every": 3, "schedule": schedule}
+    numbers |= {"optimizer": {**SGD, "learning_rate": 1.2}}
+
+    def stop(step, metrics):
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    whole, parts, constant = Regression(), Regression(), Regression()
+    fitted = fit(whole, *splits(), config(**numbers), 0, tmp_path / "whole")
+    saved = checkpoint.load_newest(tmp_path / "whole", CPU)
+    assert saved["state"]["plateau"][0] < 0.5
+    with pytest.raises(KeyboardInterrupt):
+        fit(Regression(), *splits(), config(**numbers), 0, tmp_path / "parts", stop)
+    fit(parts, *splits(), config(**numbers), 0, tmp_path / "parts")
+    assert torch.equal(whole.linear.weight, parts.linear.weight)
+    still = fit(constant, *splits(), config(**{**numbers, "schedule": {"name": "constant"}}), 0, tmp_path / "constant")
+    assert fitted.metrics["validation/loss"] < still.metrics["validation/loss"]
+
+
 def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
     class Blind(Regression):
         def forward(self, batch, phase):

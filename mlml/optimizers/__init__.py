@@ -4,20 +4,35 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
-from mlml.config import AdamConfig, AdamWConfig, LARSConfig, SGDConfig
+from mlml.config import AdamConfig, AdamWConfig, LARSConfig, OptimizerConfig
 from mlml.optimizers.lars import LARS
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "lars": LARS}
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "adagrad": Adagrad,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": AdamW,
+    "lars": LARS,
+}
 """Name in the declaration -> class."""
 
-FUSED_DEVICES = {"cpu", "cuda"}
-"""Devices on which torch's optimizers have one kernel for the whole update."""
+FUSED_DEVICES = {
+    "sgd": {"cpu", "cuda"},
+    "adagrad": {"cpu"},
+    "adam": {"cpu", "cuda"},
+    "adamw": {"cpu", "cuda"},
+}
+"""Optimizers of torch that have one kernel for the whole update, and the devices where they have it."""
+
+NAMES = {"learning_rate": "lr", "epsilon": "eps", "decay": "alpha"}
+"""Our names of arguments, and torch's where they differ."""
 
 
 def build(
-    config: SGDConfig | AdamConfig | AdamWConfig | LARSConfig,
+    config: OptimizerConfig,
     parameters: Iterable[nn.Parameter],
     decay_norm_and_bias: bool,
 ) -> Optimizer:
@@ -46,19 +61,16 @@ def build(
         {"params": [parameter for parameter in owned if parameter.ndim <= 1], **vectors},
     ]
     arguments = _arguments(config)
-    if not isinstance(config, LARSConfig):
-        arguments["fused"] = all(_has_fused(parameter) for parameter in owned)
+    if config.name in FUSED_DEVICES:
+        devices = FUSED_DEVICES[config.name]
+        arguments["fused"] = all(p.device.type in devices and p.is_floating_point() for p in owned)
     return OPTIMIZERS[config.name]([group for group in groups if group["params"]], **arguments)
 
 
-def _arguments(config: SGDConfig | AdamConfig | AdamWConfig | LARSConfig) -> dict[str, Any]:
+def _arguments(config: OptimizerConfig) -> dict[str, Any]:
     """Arguments of the class, in torch's names."""
-    arguments = config.model_dump(exclude={"name", "learning_rate", "beta1", "beta2"})
-    arguments["lr"] = config.learning_rate
+    declared = config.model_dump(exclude={"name", "beta1", "beta2"})
+    arguments = {NAMES.get(name, name): value for name, value in declared.items()}
     if isinstance(config, AdamConfig | AdamWConfig):
         arguments["betas"] = (config.beta1, config.beta2)
     return arguments
-
-
-def _has_fused(parameter: nn.Parameter) -> bool:
-    return parameter.device.type in FUSED_DEVICES and parameter.is_floating_point()
