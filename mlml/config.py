@@ -114,6 +114,10 @@ def _unless_named(name: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, Mapping) else value)
 
 
+_OR_NAME = BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
+"""A name alone stands for the mapping that says no more."""
+
+
 OptimizerConfig = Annotated[
     SGDConfig | AdaGradConfig | RMSPropConfig | AdamConfig | AdamWConfig | LARSConfig,
     Field(discriminator="name"),
@@ -246,7 +250,12 @@ ScheduleConfig = Annotated[
 
 
 class TrainConfig(Declared):
-    """The training loop's numbers. Exactly one of `epochs` and `steps` says how long."""
+    """The training loop's numbers. Exactly one of `epochs` and `steps` says how long.
+
+    Attributes:
+        l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
+        l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
+    """
 
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = None
@@ -255,6 +264,8 @@ class TrainConfig(Declared):
     optimizer: OptimizerConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineSchedule()
     decay_norm_and_bias: bool = False
+    l1: NonNegativeFloat = 0.0
+    l2: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
     ema_decay: Fraction | None = None
@@ -301,10 +312,129 @@ class DataEntry(Declared):
         return self
 
 
+class PlainActivation(Declared):
+    """An activation without numbers; "step" is 1 from 0 on, and lets no gradient through."""
+
+    name: Literal["step", "sigmoid", "tanh", "relu", "softmax"]
+
+
+class LeakyReLUActivation(Declared):
+    """Leaky ReLU (Maas et al. 2013, "Rectifier nonlinearities improve neural network acoustic models")."""
+
+    name: Literal["leaky_relu"]
+    negative_slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
+
+
+class PReLUActivation(Declared):
+    """PReLU, whose slope is learnt, one for the layer (He et al. 2015, arXiv:1502.01852, Eq. 1)."""
+
+    name: Literal["prelu"]
+    initial_slope: float = 0.25
+
+
+class ELUActivation(Declared):
+    """ELU (Clevert et al. 2016, arXiv:1511.07289, Eq. 15)."""
+
+    name: Literal["elu"]
+    alpha: PositiveFloat = 1.0
+
+
+class GELUActivation(Declared):
+    """GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2); "tanh" is the paper's approximation."""
+
+    name: Literal["gelu"]
+    approximate: Literal["none", "tanh"] = "none"
+
+
+class SwishActivation(Declared):
+    """Swish, x sigmoid(beta x) (Ramachandran et al. 2017, arXiv:1710.05941, section 3).
+
+    Attributes:
+        trainable: learn beta, one for the layer.
+    """
+
+    name: Literal["swish"]
+    beta: PositiveFloat = 1.0
+    trainable: bool = False
+
+
+ActivationConfig = Annotated[
+    PlainActivation | LeakyReLUActivation | PReLUActivation | ELUActivation | GELUActivation | SwishActivation,
+    Field(discriminator="name"),
+    _OR_NAME,
+]
+"""Field type of an activation: a name, or a mapping with the name and its numbers."""
+
+
+class PlainNorm(Declared):
+    """A norm without numbers, or none; a layer norm of images is over channels and pixels.
+
+    Batch norm: Ioffe & Szegedy 2015, arXiv:1502.03167; layer norm: Ba et al. 2016, arXiv:1607.06450; instance norm:
+    Ulyanov et al. 2016, arXiv:1607.08022.
+    """
+
+    name: Literal["none", "batch", "layer", "instance"]
+
+
+class GroupNormConfig(Declared):
+    """Group norm (Wu & He 2018, arXiv:1803.08494)."""
+
+    name: Literal["group"]
+    num_groups: PositiveInt = 8
+
+
+NormConfig = Annotated[PlainNorm | GroupNormConfig, Field(discriminator="name"), _OR_NAME]
+"""Field type of a norm: a name, or a mapping with the name and its numbers."""
+
+
+class PlainInitialiser(Declared):
+    """Initial weights without numbers.
+
+    Xavier's (Glorot & Bengio 2010, Eq. 16 and, as a normal distribution, Eq. 12), He's for ReLU (He et al. 2015,
+    arXiv:1502.01852, Eq. 10, by the fan-in), or all zero.
+    """
+
+    name: Literal["zero", "xavier_uniform", "xavier_normal", "he_uniform", "he_normal"]
+
+
+class ConstantInitialiser(Declared):
+    """All weights the same."""
+
+    name: Literal["constant"]
+    value: float = 0.1
+
+
+class NormalInitialiser(Declared):
+    """The naive choice: a normal distribution whose width knows nothing of the layer's."""
+
+    name: Literal["normal"]
+    std: PositiveFloat = 0.01
+
+
+class OrthogonalInitialiser(Declared):
+    """Orthogonal rows or columns (Saxe et al. 2014, arXiv:1312.6120), times `gain`."""
+
+    name: Literal["orthogonal"]
+    gain: PositiveFloat = 1.0
+
+
+InitialiserConfig = Annotated[
+    PlainInitialiser | ConstantInitialiser | NormalInitialiser | OrthogonalInitialiser,
+    Field(discriminator="name"),
+    _OR_NAME,
+]
+"""Field type of an initialiser: a name, or a mapping with the name and its numbers."""
+
+
 class NetworkConfig(Declared):
-    """Base of the configs of mlml/models: `network` names the file."""
+    """Base of the configs of mlml/models: `network` names the file.
+
+    Attributes:
+        initialiser: of every weight; biases are then 0. Null: each layer's own.
+    """
 
     network: str
+    initialiser: InitialiserConfig | None = None
 
 
 class _NetworkError(ValueError):
@@ -425,7 +555,7 @@ def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[s
                 models = _models(model.model_fields[str(part)].annotation)
                 break
         else:
-            tagged = [model for model in models if _tag(model) == part]
+            tagged = [model for model in models if part in _tags(model)]
             models = tagged or models
     return sorted({name for model in models for name in model.model_fields})
 
@@ -436,11 +566,11 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
-def _tag(model: type[BaseModel]) -> str | None:
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
     for key in ("name", "type"):
         if key in model.model_fields and get_args(model.model_fields[key].annotation):
-            return str(get_args(model.model_fields[key].annotation)[0])
-    return None
+            return get_args(model.model_fields[key].annotation)
+    return ()
 
 
 def _tag_key(detail: Any) -> str:

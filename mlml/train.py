@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mlml import checkpoint, distributed, optimizers, schedules
+from mlml import checkpoint, distributed, optimizers, regularisation, schedules
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
@@ -190,6 +190,9 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
             for micro in range(config.accumulate):
                 self._accumulate(phase, turn, micro, row)
+            if config.l1 > 0 or config.l2 > 0:
+                vectors = config.decay_norm_and_bias
+                regularisation.add_gradients(self.owned[phase], config.l1, config.l2, vectors)
             if config.clip_norm is not None:
                 row[f"{phase}/gradient_norm"] = nn.utils.clip_grad_norm_(self.owned[phase], config.clip_norm)
             if config.clip_value is not None:

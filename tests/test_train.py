@@ -104,6 +104,21 @@ def test_clipping(tmp_path, kind):
     assert float(measured) == pytest.approx(0.01, rel=1e-3)
 
 
+def test_the_elastic_net_is_part_of_what_is_descended(tmp_path):
+    method = Regression()
+    train, validation = splits()
+    fit(method, train, validation, config(l1=0.2, l2=0.1), 0, tmp_path)
+    weight, bias = torch.full((1, 3), 0.5), torch.zeros(1)
+    for n in range(10):
+        batch = train(n)
+        weight.requires_grad_(), bias.requires_grad_()
+        loss = F.mse_loss((batch.images @ weight.T + bias).squeeze(1), batch.labels.float())
+        (loss + 0.2 * weight.abs().sum() + 0.05 * weight.square().sum()).backward()
+        weight, bias = (weight - 0.1 * weight.grad).detach(), (bias - 0.1 * bias.grad).detach()
+    torch.testing.assert_close(method.linear.weight.detach(), weight)
+    torch.testing.assert_close(method.linear.bias.detach(), bias)
+
+
 def test_ema_is_kept(tmp_path):
     plain, averaged = Regression(), Regression()
     fit(plain, *splits(), config(steps=1), 0, tmp_path / "plain")

@@ -3,6 +3,7 @@
 from mlml import catalogue
 from mlml.config import NetworkConfig
 from mlml.data.dataset import DataSpec
+from mlml.initialisers import initialise
 from mlml.models._network import Network
 
 __all__ = ["Network", "build"]
@@ -21,4 +22,5 @@ def build(config: NetworkConfig, spec: DataSpec) -> Network:
     """
     network = catalogue.method_class("models", config.network)
     built: Network = network(network.Config.model_validate(config.model_dump()), spec)
+    initialise(built, config.initialiser)
     return built

@@ -6,20 +6,22 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from mlml.config import NetworkConfig
+from mlml import activations
+from mlml.config import ActivationConfig, NetworkConfig, NormConfig, PlainActivation, PlainNorm
 from mlml.data.dataset import DataSpec
+from mlml.layers import norm
 from mlml.layers.memory import channels_last
 from mlml.models._network import Network, halved
 
 
 class CNN(Network):
-    """Stages of 3x3 convolution, batch norm and ReLU, then the mean over the grid.
+    """Stages of 3x3 convolution, norm and activation, then the mean over the grid.
 
     Each stage after the first halves the image and doubles the width, so that all cost about the same. The features
     are `width` * 2 ** (`num_stages` - 1) wide.
 
     Raises:
-        ValueError: the image is too small for so many stages.
+        ValueError: the image is too small for so many stages, or the norm does not fit one.
     """
 
     class Config(NetworkConfig):
@@ -28,6 +30,8 @@ class CNN(Network):
         network: Literal["cnn"] = "cnn"
         width: PositiveInt = 32
         num_stages: PositiveInt = 4
+        activation: ActivationConfig = PlainActivation(name="relu")
+        norm: NormConfig = PlainNorm(name="batch")
 
     config: Config
 
@@ -40,10 +44,11 @@ class CNN(Network):
                 size = halved(f"cnn: stage {stage + 1}", size, f"lower num_stages to {stage} or prepare larger images")
             after = config.width * 2**stage
             stride = 1 if stage == 0 else 2
+            bias = not norm.has_bias(config.norm)
             layers += [
-                nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(),
+                nn.Conv2d(before, after, kernel_size=3, stride=stride, padding=1, bias=bias),
+                norm.build(config.norm, after, True, f"cnn: stage {stage + 1}"),
+                activations.build(config.activation),
             ]
             before = after
         self.stages = nn.Sequential(*layers)

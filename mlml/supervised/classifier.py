@@ -1,8 +1,10 @@
-"""Supervised classification by cross entropy; also the upper baseline of the probes."""
+"""Supervised classification; also the upper baseline of the probes."""
+
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, model_validator
 from torch import Tensor, nn
 
 from mlml import models
@@ -10,22 +12,42 @@ from mlml.config import Declared, EncoderConfig, Probability, ShiftFlipConfig, T
 from mlml.data.augment import shift_flip
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
+from mlml.data.mix import Mixed, cutmix, mixup
+from mlml.initialisers import initialise
+from mlml.losses import LOSSES
 from mlml.method import Method, Output
 
 
 class Classifier(Method):
     """An encoder and a linear layer, trained on labels.
 
-    Label smoothing is that of Szegedy et al. 2016, arXiv:1512.00567, section 7.
+    The encoder's initialiser is the linear layer's, too.
     """
 
     class Config(Declared):
-        """Numbers of the classifier."""
+        """Numbers of the classifier.
+
+        Attributes:
+            label_smoothing: share of each label that is spread evenly over the classes, in training.
+            mixup_alpha: of the Beta distribution of the weights of two mixed images; 0 mixes none.
+            cutmix_alpha: the same of the area of a box that comes from another image.
+        """
 
         encoder: EncoderConfig
         train: TrainConfig
         augment: ShiftFlipConfig = ShiftFlipConfig()
+        loss: Literal["cross_entropy", "hinge", "mse", "bce"] = "cross_entropy"
         label_smoothing: Probability = 0.0
+        mixup_alpha: NonNegativeFloat = 0.0
+        cutmix_alpha: NonNegativeFloat = 0.0
+
+        @model_validator(mode="after")
+        def _fits(self) -> "Classifier.Config":
+            if self.loss == "hinge" and self.label_smoothing > 0:
+                raise ValueError(f"label_smoothing must be 0 with the loss 'hinge'; got {self.label_smoothing}")
+            if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
+                raise ValueError("give at most one of 'mixup_alpha' and 'cutmix_alpha'; got both")
+            return self
 
     config: Config
 
@@ -34,17 +56,26 @@ class Classifier(Method):
         self.encoder = models.build(config.encoder, spec)
         self.feature_dim = self.encoder.feature_dim
         self.head = nn.Linear(self.feature_dim, len(spec.classes))
+        initialise(self.head, config.encoder.initialiser)
 
-    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch | Mixed:
         if not self.training:
             return batch
-        return Batch(shift_flip(batch.images, self.config.augment, generator), batch.labels)
+        shifted = Batch(shift_flip(batch.images, self.config.augment, generator), batch.labels)
+        if self.config.mixup_alpha > 0:
+            return mixup(shifted, self.config.mixup_alpha, generator)
+        if self.config.cutmix_alpha > 0:
+            return cutmix(shifted, self.config.cutmix_alpha, generator)
+        return shifted
 
-    def forward(self, batch: Batch, phase: str) -> Output:
-        logits = self.head(self.encoder(batch.images))  # (b, classes)
+    def forward(self, batch: Batch | Mixed, phase: str) -> Output:
+        scores = self.head(self.encoder(batch.images))  # (b, classes)
         smoothing = self.config.label_smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        return Output(loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()})
+        loss = LOSSES[self.config.loss]
+        losses = loss(scores, batch.labels, smoothing)  # (b,)
+        if isinstance(batch, Mixed):
+            losses = batch.weight * losses + (1 - batch.weight) * loss(scores, batch.partner_labels, smoothing)
+        return Output(losses.mean(), {"accuracy": (scores.argmax(1) == batch.labels).float().mean()})
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of images in [0, 1], before the linear layer."""

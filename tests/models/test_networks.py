@@ -7,7 +7,7 @@ import torch
 import torchvision
 from pydantic import ValidationError
 
-from mlml import catalogue, models
+from mlml import activations, catalogue, initialisers, models
 from mlml.config import DeclarationError, NetworkConfig
 from mlml.data.dataset import DataSpec
 from mlml.models.cnn import CNN
@@ -39,6 +39,35 @@ def small(name, **numbers):
     """A config of the network that is quick to run."""
     quick = {"mlp": {"hidden_widths": (12, 7)}, "cnn": {"width": 4}}.get(name, {})
     return declared(name, **{**quick, **numbers})
+
+
+ACTIVATIONS = ("step", "sigmoid", "tanh", "relu", "softmax", "leaky_relu", "prelu", "elu", "gelu", "swish")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_the_declared_activation_stands_after_every_layer(name, activation):
+    network = models.build(small(name, activation=activation), make_spec())
+    kind = type(activations.build(network.config.activation))
+    assert sum(type(module) is kind for module in network.modules()) == (2 if name == "mlp" else 4)
+    assert network(torch.rand(3, 1, 8, 8)).isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer", {"name": "group", "num_groups": 2}, "instance"])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_the_declared_norm_stands_in_every_layer(name, norm):
+    numbers = {"hidden_widths": (12, 8)} if name == "mlp" else {"num_stages": 3}
+    config = small(name, norm=norm, **numbers)
+    if name == "mlp" and norm == "instance":
+        with pytest.raises(ValueError, match=r"^mlp: hidden layer 1: an instance norm needs images"):
+            models.build(config, make_spec())
+        return
+    network = models.build(config, make_spec())
+    weights = [module for module in network.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)]
+    norms = [module for module in network.modules() if isinstance(module, initialisers.NORMS)]
+    assert len(norms) == (0 if norm == "none" else len(weights))
+    assert all((layer.bias is None) is (norm != "none") for layer in weights)
+    assert network(torch.rand(3, 1, 8, 8)).isfinite().all()
 
 
 def test_the_folder_holds_the_networks():
