@@ -138,6 +138,31 @@ FAULTS = [
         )
     ),
     ("schedules", [], "schedules: must be a mapping of names to entries; got []"),
+    (
+        "pretext.simclr.encoder.activation",
+        "rleu",
+        "pretext.simclr.encoder.activation: unknown value 'rleu'; did you mean",
+    ),
+    (
+        "pretext.simclr.encoder.activation",
+        {"name": "elu", "alhpa": 1},
+        "pretext.simclr.encoder.activation.alhpa: unknown key; did you mean 'alpha'? (known: alpha, name)",
+    ),
+    (
+        "pretext.simclr.encoder.activation",
+        {"name": "tanh", "alpha": 1},
+        "pretext.simclr.encoder.activation.alpha: unknown key (known: name)",
+    ),
+    (
+        "pretext.simclr.encoder.initialiser",
+        {"name": "he"},
+        "pretext.simclr.encoder.initialiser.name: unknown value 'he'",
+    ),
+    (
+        "pretext.simclr.train.schedule",
+        {"name": "step", "gama": 1},
+        "pretext.simclr.train.schedule.gama: unknown key; did you mean 'gamma'? (known: gamma, milest",
+    ),
 ]
 
 

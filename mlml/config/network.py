@@ -1,0 +1,45 @@
+"""The network of a method, declared by its name."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import SerializeAsAny, ValidationError, WrapValidator
+
+from mlml.config.declared import Declared
+from mlml.config.layers import InitialiserConfig
+from mlml.config.sentences import NetworkError, suggest
+
+
+class NetworkConfig(Declared):
+    """Base of the configs of mlml/models: `network` names the file.
+
+    Attributes:
+        initialiser: of every weight; biases are then 0. Null: each layer's own.
+    """
+
+    network: str
+    initialiser: InitialiserConfig | None = None
+
+
+def _network(value: Any, _: Any) -> NetworkConfig:
+    """Validate a mapping by the config of the network that it names."""
+    from mlml import catalogue
+
+    if isinstance(value, NetworkConfig):
+        return value
+    if not isinstance(value, Mapping) or not isinstance(value.get("network"), str):
+        raise ValueError("must be a mapping with the key 'network', the name of a file of mlml/models")
+    known = catalogue.names("models")
+    if value["network"] not in known:
+        raise ValueError(f"unknown network {value['network']!r}{suggest(value['network'], known)}")
+    schema = catalogue.config_class("models", value["network"])
+    try:
+        validated = schema.model_validate(dict(value))
+    except ValidationError as error:
+        raise NetworkError(schema, error) from None
+    assert isinstance(validated, NetworkConfig)
+    return validated
+
+
+EncoderConfig = Annotated[SerializeAsAny[NetworkConfig], WrapValidator(_network)]
+"""Field type of a method that has an encoder: a mapping that names a network of mlml/models and its numbers."""

@@ -1,0 +1,51 @@
+"""The numbers of the training loop."""
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from mlml.config.declared import Declared, Fraction
+from mlml.config.optimizers import AdamWConfig, OptimizerConfig
+from mlml.config.schedules import CosineSchedule, ScheduleConfig
+
+
+class TrainConfig(Declared):
+    """The training loop's numbers. Exactly one of `epochs` and `steps` says how long.
+
+    Attributes:
+        l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
+        l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
+    """
+
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 256
+    accumulate: PositiveInt = 1
+    optimizer: OptimizerConfig = AdamWConfig()
+    schedule: ScheduleConfig = CosineSchedule()
+    decay_norm_and_bias: bool = False
+    l1: NonNegativeFloat = 0.0
+    l2: NonNegativeFloat = 0.0
+    clip_norm: PositiveFloat | None = None
+    clip_value: PositiveFloat | None = None
+    ema_decay: Fraction | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    evaluate_every: PositiveInt = 100
+    patience: PositiveInt | None = None
+    min_delta: NonNegativeFloat = 0.0
+    restore_best: bool = False
+    log_every: PositiveInt = 20
+    checkpoint_every: PositiveInt = 500
+    checkpoint_seconds: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"give one of 'epochs' and 'steps'; got epochs={self.epochs}, steps={self.steps}")
+        if self.steps is not None and self.schedule.warmup_steps >= self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps must be less than steps; got {self.schedule.warmup_steps} and {self.steps}"
+            )
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError("give at most one of 'clip_norm' and 'clip_value'; got both")
+        return self
