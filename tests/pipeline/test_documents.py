@@ -3,6 +3,13 @@
 import re
 from pathlib import Path
 
+from mlml import catalogue
+from mlml.activations import ACTIVATIONS
+from mlml.initialisers import INITIALISERS
+from mlml.optimizers import OPTIMIZERS
+from mlml.schedules import SCHEDULES
+from pipelines.cli import main
+
 DOCUMENTS = [Path("README.md"), *sorted(Path("docs").glob("*.md"))]
 
 RUN_BY_TESTS = {
@@ -12,6 +19,7 @@ RUN_BY_TESTS = {
     "make down": "test_make.py",
     "make help": "test_make.py",
     "mlml check": "test_repro.py",
+    "mlml catalogue": "test_documents.py",
     "mlml sync": "test_repro.py",
     "mlml plan": "test_repro.py",
     "mlml repro": "test_parallel.py",
@@ -49,6 +57,25 @@ def test_the_tests_named_run_them():
         words = command.split()
         quoted = ", ".join(f'"{word}"' for word in words)
         assert command in text or quoted in text or f'"{words[-1]}"' in text, f"{place} does not run {command!r}"
+
+
+def test_the_catalogue_is_that_of_the_code(capsys):
+    main(["catalogue"])
+    fresh = capsys.readouterr().out
+    assert Path("docs/catalogue.md").read_text() == fresh, "stale; run 'mlml catalogue > docs/catalogue.md'"
+
+
+def test_the_catalogue_names_everything_with_its_fields():
+    text = Path("docs/catalogue.md").read_text()
+    for folder in catalogue.SECTIONS.values():
+        for name in catalogue.names(folder):
+            assert f"### `{name}`\n" in text
+            assert all(f"| `{field}` | " in text for field in catalogue.config_class(folder, name).model_fields)
+    for name in (*OPTIMIZERS, *SCHEDULES, *ACTIVATIONS, *INITIALISERS):
+        assert re.search(rf"^### .*`{name}`", text, flags=re.M), name
+    for title in re.findall(r"\]\(#([a-z-]+)\)", text):
+        headings = re.findall(r"^##+ (.*)$", text, flags=re.M)
+        assert title in {heading.lower().replace(" ", "-").replace("'", "") for heading in headings}
 
 
 def test_links_lead_to_files():
