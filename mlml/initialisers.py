@@ -1,8 +1,9 @@
 """The closed table of initialisers: torch's own, applied to every weight of a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
@@ -27,8 +28,9 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 def initialise(network: nn.Module, config: InitialiserConfig | None) -> None:
     """Fill every weight of a network as declared, and every bias with 0; None leaves all as it is.
 
-    A weight is a parameter of two dimensions or more. Norms and the slopes of activations keep their values. It draws
-    from torch's global generator, as the construction of layers does.
+    A weight is a parameter of two dimensions or more with that in its name. Norms, the slopes of activations, and the
+    tokens and positions of a transformer keep their values. It draws from torch's global generator, as the construction
+    of layers does.
     """
     if config is None:
         return
@@ -37,9 +39,20 @@ def initialise(network: nn.Module, config: InitialiserConfig | None) -> None:
         if isinstance(module, NORMS):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim > 1:
-                # a transposed convolution keeps (inputs, outputs, *kernel)
-                weight = parameter.data.transpose(0, 1) if isinstance(module, _ConvTransposeNd) else parameter.data
-                fill(weight, config)
-            elif "bias" in name:
+            if "bias" in name:
                 nn.init.zeros_(parameter)
+            elif "weight" in name and parameter.ndim > 1:
+                for matrix in _matrices(module, name, parameter.data):
+                    fill(matrix, config)
+
+
+def _matrices(module: nn.Module, name: str, weight: Tensor) -> Iterable[Tensor]:
+    """Yield the maps that torch keeps as one weight, each as (outputs, inputs, *kernel)."""
+    if isinstance(module, _ConvTransposeNd):
+        yield weight.transpose(0, 1)
+    elif isinstance(module, nn.RNNBase):  # of each gate
+        yield from torch.split(weight, module.hidden_size)
+    elif isinstance(module, nn.MultiheadAttention) and name == "in_proj_weight":  # of queries, keys and values
+        yield from weight.chunk(3)
+    else:
+        yield weight

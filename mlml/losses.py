@@ -37,7 +37,24 @@ def bce(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"], smoothing: floa
     return F.binary_cross_entropy_with_logits(scores, targets, reduction="none").mean(1)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "hinge": hinge, "mse": mse, "bce": bce}
+def perceptron(scores: Float[Tensor, "b k"], labels: Int[Tensor, " b"], smoothing: float) -> Float[Tensor, " b"]:
+    """Sum over classes of |s_j| where the step of s_j is not the one-hot label; labels are hard.
+
+    Its gradient is Rosenblatt's rule (1958, "The perceptron"): a unit that fires (s_j >= 0) and should not loses the
+    inputs, one that should and does not gains them, and one that is right stays.
+    """
+    fires = (scores >= 0).to(scores.dtype)
+    wrong = F.one_hot(labels, scores.shape[1]) - fires  # (b, k), in {-1, 0, 1}
+    return -(wrong * scores).sum(1)
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "hinge": hinge,
+    "mse": mse,
+    "bce": bce,
+    "perceptron": perceptron,
+}
 """Name in the declaration -> function of (scores, labels, label smoothing) that returns the loss of each example."""
 
 

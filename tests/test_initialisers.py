@@ -12,6 +12,7 @@ from mlml.config import InitialiserConfig
 from mlml.data.dataset import DataSpec
 from mlml.initialisers import INITIALISERS, initialise
 from mlml.models.mlp import MLP
+from mlml.models.vit import ViT
 from mlml.supervised.classifier import Classifier
 
 DECLARED = TypeAdapter(InitialiserConfig)
@@ -58,6 +59,27 @@ def test_weights_have_the_declared_spread(name, layer):
     else:
         assert weight.abs().max().item() > 3 * width
     assert not module.bias.any()
+
+
+def test_what_torch_keeps_as_one_weight_is_filled_map_by_map():
+    lstm = fill(nn.LSTM(30, 20, bidirectional=True), "orthogonal")
+    for name in ("weight_hh_l0", "weight_hh_l0_reverse", "weight_ih_l0"):
+        for gate in lstm.get_parameter(name).detach().split(20):
+            torch.testing.assert_close(gate @ gate.T, torch.eye(20), rtol=0, atol=1e-5)
+    attention = fill(nn.MultiheadAttention(24, 3), "orthogonal")
+    for matrix in attention.in_proj_weight.detach().chunk(3):
+        torch.testing.assert_close(matrix @ matrix.T, torch.eye(24), rtol=0, atol=1e-5)
+    assert not any(lstm.get_parameter(name).any() for name, _ in lstm.named_parameters() if "bias" in name)
+    assert not attention.in_proj_bias.any()
+
+
+def test_tokens_and_positions_of_a_transformer_keep_their_beginning():
+    spec = DataSpec(name="x", channels=1, height=4, width=4, mean=(0.5,), std=(0.2,), sizes={}, source={}, hashes={})
+    config = {"patch_size": 2, "dim": 8, "depth": 1, "num_heads": 2, "pooling": "class_token", "initialiser": "zero"}
+    network = models.build(ViT.Config.model_validate(config), spec)
+    assert network.positions.any()
+    assert network.class_token.any()
+    assert not network.patches.weight.any()
 
 
 def test_orthogonal_rows():

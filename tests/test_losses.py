@@ -71,6 +71,30 @@ def test_the_hinge_is_0_beyond_the_margin():
     assert LOSSES["hinge"](scores, torch.tensor([0, 0]), 0.0).tolist() == [0.0, pytest.approx(0.5 / 3)]
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_the_perceptron_learns_by_rosenblatts_rule(scored, rate):
+    """Example by example, against the rule as it is written: what fires and should not, loses the inputs."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, labels = torch.randn(60, 4, generator=generator, dtype=torch.float64), torch.arange(60) % 3
+    weights = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    rule = np.zeros((3, 4))
+    for x, label in zip(inputs, labels, strict=True):
+        LOSSES["perceptron"](x[None] @ weights.T, label[None], 0.0).mean().backward()
+        with torch.no_grad():
+            weights -= rate * weights.grad
+            weights.grad = None
+        for unit in range(3):
+            fires = rule[unit] @ x.numpy() >= 0
+            rule[unit] += rate * (int(unit == label) - int(fires)) * x.numpy()
+    np.testing.assert_allclose(weights.detach().numpy(), rule, rtol=1e-12)
+    assert np.abs(rule).max() > 0.1
+
+
+def test_the_perceptron_counts_only_what_is_wrong():
+    scores = torch.tensor([[2.0, -1.0, -3.0], [-2.0, 0.5, -3.0]])
+    assert LOSSES["perceptron"](scores, torch.tensor([0, 0]), 0.0).tolist() == [0.0, 2.5]
+
+
 def test_the_mean_has_the_gradient_of_torchs_own(scored):
     scores, labels = scored
     mine, theirs = (scores.clone().requires_grad_() for _ in range(2))
@@ -79,6 +103,7 @@ def test_the_mean_has_the_gradient_of_torchs_own(scored):
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-15)
 
 
-def test_a_smoothed_hinge_is_refused():
-    with pytest.raises(ValidationError, match=r"label_smoothing must be 0 with the loss 'hinge'; got 0\.1"):
-        Classifier.Config.model_validate({**TRAIN, "loss": "hinge", "label_smoothing": 0.1})
+@pytest.mark.parametrize("loss", ["hinge", "perceptron"])
+def test_smoothing_of_hard_labels_is_refused(loss):
+    with pytest.raises(ValidationError, match=rf"label_smoothing must be 0 with the loss '{loss}'; got 0\.1"):
+        Classifier.Config.model_validate({**TRAIN, "loss": loss, "label_smoothing": 0.1})

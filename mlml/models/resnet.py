@@ -16,6 +16,29 @@ BLOCKS = {18: (BasicBlock, [2, 2, 2, 2]), 34: (BasicBlock, [3, 4, 6, 3]), 50: (B
 """Kind and number of blocks by depth: table 1 of the paper."""
 
 
+class PlainBasicBlock(BasicBlock):  # type: ignore[misc]
+    """The paper's block without its shortcut: the plain network that it compares with."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """Both convolutions."""
+        inner = self.relu(self.bn1(self.conv1(x)))
+        outer: Tensor = self.relu(self.bn2(self.conv2(inner)))
+        return outer
+
+
+class PlainBottleneck(Bottleneck):  # type: ignore[misc]
+    """The paper's bottleneck without its shortcut."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """All three convolutions."""
+        inner = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        outer: Tensor = self.relu(self.bn3(self.conv3(inner)))
+        return outer
+
+
+PLAIN = {BasicBlock: PlainBasicBlock, Bottleneck: PlainBottleneck}
+
+
 class ResNet(Network):
     """Torchvision's ResNet without its last layer; 512 features, 2048 at depth 50.
 
@@ -27,11 +50,16 @@ class ResNet(Network):
     """
 
     class Config(NetworkConfig):
-        """Numbers of the network."""
+        """Numbers of the network.
+
+        Attributes:
+            residual: false leaves the shortcuts out, to show what they are worth.
+        """
 
         network: Literal["resnet"] = "resnet"
         depth: Literal[18, 34, 50] = 18
         stem: Literal["cifar", "imagenet"] = "cifar"
+        residual: bool = True
 
     config: Config
 
@@ -39,7 +67,10 @@ class ResNet(Network):
         super().__init__(config, spec)
         _refuse_small((spec.height, spec.width), config.stem)
         block, counts = BLOCKS[config.depth]
-        trunk = Residual(block, counts)
+        trunk = Residual(block if config.residual else PLAIN[block], counts)
+        for module in trunk.modules():
+            if isinstance(module, PlainBasicBlock | PlainBottleneck):
+                module.downsample = None  # of the shortcut
         self.feature_dim = int(trunk.fc.in_features)
         trunk.fc = nn.Identity()
         if config.stem == "cifar":

@@ -36,15 +36,15 @@ class Classifier(Method):
         encoder: EncoderConfig
         train: TrainConfig
         augment: ShiftFlipConfig = ShiftFlipConfig()
-        loss: Literal["cross_entropy", "hinge", "mse", "bce"] = "cross_entropy"
+        loss: Literal["cross_entropy", "hinge", "mse", "bce", "perceptron"] = "cross_entropy"
         label_smoothing: Probability = 0.0
         mixup_alpha: NonNegativeFloat = 0.0
         cutmix_alpha: NonNegativeFloat = 0.0
 
         @model_validator(mode="after")
         def _fits(self) -> "Classifier.Config":
-            if self.loss == "hinge" and self.label_smoothing > 0:
-                raise ValueError(f"label_smoothing must be 0 with the loss 'hinge'; got {self.label_smoothing}")
+            if self.loss in ("hinge", "perceptron") and self.label_smoothing > 0:
+                raise ValueError(f"label_smoothing must be 0 with the loss {self.loss!r}; got {self.label_smoothing}")
             if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
                 raise ValueError("give at most one of 'mixup_alpha' and 'cutmix_alpha'; got both")
             return self

@@ -37,7 +37,12 @@ def declared(name, **numbers):
 
 def small(name, **numbers):
     """A config of the network that is quick to run."""
-    quick = {"mlp": {"hidden_widths": (12, 7)}, "cnn": {"width": 4}}.get(name, {})
+    quick = {
+        "mlp": {"hidden_widths": (12, 7)},
+        "cnn": {"width": 4},
+        "vit": {"dim": 8, "depth": 2, "num_heads": 2},
+        "rnn": {"hidden_dim": 5},
+    }.get(name, {})
     return declared(name, **{**quick, **numbers})
 
 
@@ -87,7 +92,7 @@ def test_build_gives_features_of_the_told_width(name, shape):
     network = models.build(small(name), make_spec(*shape))
     assert isinstance(network, catalogue.method_class("models", name))
     assert isinstance(network.config, type(network).Config)
-    features = network(torch.rand(2, *shape))
+    features = network(torch.rand(2, *shape).requires_grad_())  # some network has no weights
     assert features.shape == (2, network.feature_dim)
     features.square().sum().backward()
     for parameter_name, parameter in network.named_parameters():
@@ -99,11 +104,11 @@ def test_build_gives_features_of_the_told_width(name, shape):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_plain_images_are_normalised_by_the_spec(name):
     torch.manual_seed(0)
-    plain = models.build(small(name), make_spec(3, 9, 10)).eval()
-    normalising = models.build(small(name), make_spec(3, 9, 10, mean=0.25, std=0.5)).eval()
+    plain = models.build(small(name), make_spec(3, 8, 12)).eval()
+    normalising = models.build(small(name), make_spec(3, 8, 12, mean=0.25, std=0.5)).eval()
     weights = {key: value for key, value in plain.state_dict().items() if not key.startswith("normalize.")}
     assert set(normalising.load_state_dict(weights, strict=False).missing_keys) == {"normalize.mean", "normalize.std"}
-    images = torch.rand(2, 3, 9, 10)
+    images = torch.rand(2, 3, 8, 12)
     torch.testing.assert_close(normalising(images), plain((images - 0.25) / 0.5))
 
 
@@ -284,3 +289,26 @@ def test_torchvision_is_imported_by_resnet_alone():
         if name.split(".")[0] == "torchvision"
     }
     assert imported == {"resnet.py"}
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_a_resnet_without_shortcuts_is_the_plain_network(depth):
+    plain = models.build(small("resnet", depth=depth, residual=False), make_spec()).eval()
+    whole = models.build(small("resnet", depth=depth), make_spec()).eval()
+    assert not [name for name in plain.state_dict() if "downsample" in name]
+    assert [name for name in whole.state_dict() if "downsample" in name]
+    for block in plain.trunk.layer2:
+        last = block.bn3 if depth == 50 else block.bn2
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+        x = torch.rand(2, block.conv1.in_channels, 8, 8)
+        assert not block(x).any()  # a shortcut would let the input through
+    assert plain(torch.rand(2, 1, 8, 8)).shape == (2, plain.feature_dim)
+    assert plain(torch.rand(2, 1, 8, 8)).isfinite().all()
+
+
+def test_pixels_are_the_features():
+    images = torch.rand(2, 3, 4, 5)
+    network = models.build(small("pixels"), make_spec(3, 4, 5, mean=0.5, std=2.0))
+    torch.testing.assert_close(network(images), ((images - 0.5) / 2).flatten(1))
+    assert network.feature_dim == 60

@@ -1,0 +1,90 @@
+"""Vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), of torch's own encoder layers.
+
+Notation: n patches, d = `dim`; t tokens, n of patches and, with a class token, one before them.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from mlml.config import NetworkConfig
+from mlml.data.dataset import DataSpec
+from mlml.models._network import Network
+
+
+class ViT(Network):
+    """Patches as tokens, pre-norm transformer layers with GELU, a layer norm, and the class token or the mean.
+
+    Eq. 1 to 4 of the paper. Positions are learnt, one for each token.
+
+    Raises:
+        ValueError: the image is not made of whole patches, or the heads do not divide `dim`.
+    """
+
+    class Config(NetworkConfig):
+        """Numbers of the network; the defaults are for images of 32x32 on two CPU cores.
+
+        Attributes:
+            pooling: the features are the class token, or the mean over the patches' tokens.
+            mlp_ratio: width of the hidden layer of each block, in units of `dim`.
+        """
+
+        network: Literal["vit"] = "vit"
+        patch_size: PositiveInt = 4
+        dim: PositiveInt = 96
+        depth: PositiveInt = 4
+        num_heads: PositiveInt = 3
+        mlp_ratio: PositiveFloat = 4.0
+        pooling: Literal["class_token", "mean"] = "mean"
+        dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    config: Config
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        _refuse_misfits(config, spec)
+        self.feature_dim = config.dim
+        self.patches = nn.Conv2d(spec.channels, config.dim, kernel_size=config.patch_size, stride=config.patch_size)
+        num_tokens = (spec.height // config.patch_size) * (spec.width // config.patch_size)
+        self.class_token: nn.Parameter | None = None
+        if config.pooling == "class_token":
+            self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, config.dim), std=0.02))
+            num_tokens += 1
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_tokens, config.dim), std=0.02))
+        block = nn.TransformerEncoderLayer(
+            config.dim,
+            config.num_heads,
+            round(config.dim * config.mlp_ratio),
+            config.dropout_prob,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        norm = nn.LayerNorm(config.dim)
+        self.blocks = nn.TransformerEncoder(block, config.depth, norm, enable_nested_tensor=False)
+        for layer in self.blocks.layers:  # torch copies the first; each is to begin with weights of its own
+            for module in layer.modules():
+                if isinstance(module, nn.MultiheadAttention):
+                    module._reset_parameters()
+                elif isinstance(module, nn.Linear):
+                    module.reset_parameters()
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        tokens = self.patches(self.normalize(images)).flatten(2).transpose(1, 2)  # (b, n, d)
+        if self.class_token is not None:
+            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)  # (b, t, d)
+        tokens = self.blocks(tokens + self.positions)  # (b, t, d)
+        features: Tensor = tokens.mean(1) if self.class_token is None else tokens[:, 0]
+        return features
+
+
+def _refuse_misfits(config: ViT.Config, spec: DataSpec) -> None:
+    if spec.height % config.patch_size or spec.width % config.patch_size:
+        raise ValueError(
+            f"vit: patch_size must divide both sides of the {spec.height}x{spec.width} images; got {config.patch_size}"
+        )
+    if config.dim % config.num_heads:
+        raise ValueError(f"vit: num_heads must divide dim, {config.dim}; got {config.num_heads}")
