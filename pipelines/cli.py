@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name not in parsers:
         parser.parse_args(words)  # help, or the fault
         return
+    _prefer_own_programs()
     command = importlib.import_module(f"pipelines.commands.{name}")
     command.add_arguments(parsers[name])
     command.run(parser.parse_args(words))
+
+
+def _prefer_own_programs() -> None:
+    """Let the `python` and `dvc` that stages are run by be those of this environment, also when it is not activated."""
+    own = str(Path(sys.executable).parent)
+    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if paths[0] != own:
+        os.environ["PATH"] = os.pathsep.join([own, *paths])
 
 
 def summaries() -> dict[str, str]:
