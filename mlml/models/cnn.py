@@ -42,6 +42,11 @@ class CNN(Network):
         for stage in range(config.num_stages):
             if stage > 0:
                 size = halved(f"cnn: stage {stage + 1}", size, f"lower num_stages to {stage} or prepare larger images")
+            if config.norm.name == "instance" and size == (1, 1):
+                raise ValueError(
+                    f"cnn: stage {stage + 1}: an instance norm needs more than one pixel; got 1x1; "
+                    f"lower num_stages to {stage} or prepare larger images"
+                )
             after = config.width * 2**stage
             stride = 1 if stage == 0 else 2
             bias = not norm.has_bias(config.norm)

@@ -307,6 +307,14 @@ def test_a_resnet_without_shortcuts_is_the_plain_network(depth):
     assert plain(torch.rand(2, 1, 8, 8)).isfinite().all()
 
 
+def test_an_instance_norm_of_one_pixel_is_refused():
+    sentence = r"^cnn: stage 4: an instance norm needs more than one pixel; got 1x1; lower num_stages to 3 or"
+    with pytest.raises(ValueError, match=sentence):
+        models.build(small("cnn", norm="instance"), make_spec(1, 8, 8))
+    network = models.build(small("cnn", norm="instance", num_stages=3), make_spec(1, 8, 8))
+    assert network(torch.rand(2, 1, 8, 8)).isfinite().all()
+
+
 def test_pixels_are_the_features():
     images = torch.rand(2, 3, 4, 5)
     network = models.build(small("pixels"), make_spec(3, 4, 5, mean=0.5, std=2.0))
