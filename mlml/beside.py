@@ -60,3 +60,27 @@ class Fork:
     def kill(self) -> None:
         """End the fork by SIGKILL."""
         signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+
+Process = subprocess.Popen[bytes] | Fork
+
+
+def tell(process: Process, line: bytes) -> None:
+    """Write a line to a process's standard input; one that has died hears nothing, as `end` tells."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line + b"\n")
+        process.stdin.flush()
+
+
+def end(process: Process, timeout_seconds: float) -> int | None:
+    """Close a process's standard input, and return the exit code; None if it had to be killed, for it did not end."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        return process.wait(timeout_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return None

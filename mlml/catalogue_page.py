@@ -3,7 +3,6 @@
 import ast
 import types
 from collections.abc import Iterable
-from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from mlml import catalogue, config
+from mlml.config.sentences import tags
 
 FAMILIES = {
     "Data sources": "data/sources",
@@ -67,7 +67,7 @@ def page() -> str:
     for title, union in CHOICES.items():
         parts.append(f"## {title}\n")
         for member in _members(union):
-            names = ", ".join(f"`{name}`" for name in _names(member))
+            names = ", ".join(f"`{name}`" for name in tags(member))
             parts.append(_entry(names, _about(member), member, skip=("name", "type")))
     parts.append("## Shared numbers\n")
     parts += [_entry(title, _about(schema), schema) for title, schema in SHARED.items()]
@@ -141,7 +141,7 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(value).lower().replace('none', 'null')}`"
     if isinstance(value, tuple):
         return f"`{list(value)}`"
-    return f"`{value.value if isinstance(value, Enum) else value}`"
+    return f"`{value}`"
 
 
 def _members(union: Any) -> tuple[type[BaseModel], ...]:
@@ -149,14 +149,7 @@ def _members(union: Any) -> tuple[type[BaseModel], ...]:
     while get_origin(union) is Annotated:
         union = get_args(union)[0]
     found = get_args(union) if get_origin(union) in (Union, types.UnionType) else ()
-    return tuple(cls for cls in found if isinstance(cls, type) and issubclass(cls, BaseModel) and _names(cls))
-
-
-def _names(schema: type[BaseModel]) -> tuple[str, ...]:
-    for key in ("name", "type"):
-        if key in schema.model_fields:
-            return get_args(schema.model_fields[key].annotation)
-    return ()
+    return tuple(cls for cls in found if isinstance(cls, type) and issubclass(cls, BaseModel) and tags(cls))
 
 
 def _about(schema: type[BaseModel]) -> str:

@@ -26,8 +26,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
-from mlml import status
-from mlml.beside import Fork, importing
+from mlml import beside, status
 from stages._steps import LOGGERS, Steps, log_to_console, run_flow
 
 R = TypeVar("R")
@@ -61,9 +60,9 @@ class FlowProcess(Steps):
     def __init__(self, fork: bool = False) -> None:
         super().__init__()
         self._replies, replying = os.pipe()
-        self._process: subprocess.Popen[bytes] | Fork
+        self._process: beside.Process
         if fork:
-            self._process = Fork(lambda told: follow(told, replying))
+            self._process = beside.Fork(lambda told: follow(told, replying))
         else:
             command = [sys.executable, "-m", __name__, str(replying)]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[replying])
@@ -118,24 +117,13 @@ class FlowProcess(Steps):
 
     def close(self) -> None:
         """Wait, for a bounded time, until Prefect knows all."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            if self._process.wait(END_SECONDS + 1) == 0:
-                return
-            fault = "the process that tells it died"
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            fault = f"no answer in {END_SECONDS:.0f} s"
-        logger.warning("Prefect: %s; the page of this run stays incomplete", fault)
+        code = beside.end(self._process, END_SECONDS + 1)
+        if code != 0:
+            fault = f"no answer in {END_SECONDS:.0f} s" if code is None else "the process that tells it died"
+            logger.warning("Prefect: %s; the page of this run stays incomplete", fault)
 
     def _tell(self, *message: Any) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died; `close` says so
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+        beside.tell(self._process, json.dumps(message).encode())
 
 
 class _Forward(logging.Handler):
@@ -168,7 +156,7 @@ def follow(told: BinaryIO, replying: int) -> int:
     os.environ.pop(status.VARIABLE, None)  # the stage writes that
     heard: Heard = queue.SimpleQueue()
     threading.Thread(target=_hear, args=(told, heard), daemon=True).start()
-    with importing():
+    with beside.importing():
         for module in MODULES:
             importlib.import_module(module)
     message = heard.get()

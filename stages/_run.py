@@ -47,7 +47,7 @@ class Stage:
     folder: Path
     run: Run
     tags: dict[str, str]
-    steps: Steps = field(default_factory=Steps)
+    steps: Steps
     at_end: list[Callable[[], None]] = field(default_factory=list)
     _nested: list[Run] = field(default_factory=list)
 
@@ -78,7 +78,8 @@ class Stage:
 
     def finish(self, status: Status) -> None:
         """End every run."""
-        self._tag_flow_run()
+        if "prefect.flow_run_id" not in self.tags:  # `tag` was not called
+            self._tag_flow_run()
         for run in [*self._nested, self.run]:
             run.finish(status)
 

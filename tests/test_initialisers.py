@@ -4,12 +4,12 @@ from typing import get_args
 import pytest
 import torch
 from pydantic import TypeAdapter
+from specs import make_spec
 from torch import nn
 
 from mlml import models
 from mlml.activations import Swish
 from mlml.config import InitialiserConfig
-from mlml.data.dataset import DataSpec
 from mlml.initialisers import INITIALISERS, initialise
 from mlml.models.mlp import MLP
 from mlml.models.vit import ViT
@@ -74,7 +74,7 @@ def test_what_torch_keeps_as_one_weight_is_filled_map_by_map():
 
 
 def test_tokens_and_positions_of_a_transformer_keep_their_beginning():
-    spec = DataSpec(name="x", channels=1, height=4, width=4, mean=(0.5,), std=(0.2,), sizes={}, source={}, hashes={})
+    spec = make_spec(1, 4, 4, mean=0.5, std=0.2)
     config = {"patch_size": 2, "dim": 8, "depth": 1, "num_heads": 2, "pooling": "class_token", "initialiser": "zero"}
     network = models.build(ViT.Config.model_validate(config), spec)
     assert network.positions.any()
@@ -113,18 +113,7 @@ def test_none_changes_nothing_and_draws_nothing():
 
 
 def test_a_declared_network_begins_so_with_the_classifiers_last_layer():
-    spec = DataSpec(
-        name="x",
-        channels=1,
-        height=4,
-        width=4,
-        classes=("a", "b"),
-        mean=(0.5,),
-        std=(0.2,),
-        sizes={},
-        source={},
-        hashes={},
-    )
+    spec = make_spec(1, 4, 4, mean=0.5, std=0.2, classes=("a", "b"))
     encoder = {"network": "mlp", "hidden_widths": [8, 8], "initialiser": {"name": "constant", "value": 0.25}}
     network = models.build(MLP.Config.model_validate(encoder), spec)
     assert all((p == 0.25).all() for p in network.parameters() if p.ndim > 1)

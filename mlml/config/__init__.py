@@ -1,7 +1,7 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
-from mlml.config.declared import Declared, Fraction, Probability
+from mlml.config.declared import BelowOne, Declared, Fraction, Probability
 from mlml.config.layers import (
     ActivationConfig,
     ConstantInitialiser,
@@ -51,6 +51,7 @@ __all__ = [
     "AdamConfig",
     "AdamWConfig",
     "AugmentConfig",
+    "BelowOne",
     "CategoricalDimension",
     "ConstantInitialiser",
     "ConstantSchedule",

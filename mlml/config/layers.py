@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from mlml.config.declared import OR_NAME, Declared
+from mlml.config.declared import OR_NAME, BelowOne, Declared
 
 
 class PlainActivation(Declared):
@@ -17,7 +17,7 @@ class LeakyReLUActivation(Declared):
     """Leaky ReLU (Maas et al. 2013, "Rectifier nonlinearities improve neural network acoustic models")."""
 
     name: Literal["leaky_relu"]
-    negative_slope: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    negative_slope: BelowOne = 0.01
 
 
 class PReLUActivation(Declared):

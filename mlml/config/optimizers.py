@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from mlml.config.declared import Declared, unless_named
+from mlml.config.declared import BelowOne, Declared, unless_named
 
 
 class SGDConfig(Declared):
@@ -12,7 +12,7 @@ class SGDConfig(Declared):
 
     name: Literal["sgd"] = "sgd"
     learning_rate: PositiveFloat = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 0.0
 
@@ -22,8 +22,8 @@ class AdamConfig(Declared):
 
     name: Literal["adam"] = "adam"
     learning_rate: PositiveFloat = 1e-3
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
     weight_decay: NonNegativeFloat = 0.0
 
 
@@ -32,8 +32,8 @@ class AdamWConfig(Declared):
 
     name: Literal["adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
     weight_decay: NonNegativeFloat = 0.01
 
 
@@ -56,8 +56,8 @@ class RMSPropConfig(Declared):
 
     name: Literal["rmsprop"] = "rmsprop"
     learning_rate: PositiveFloat = 1e-3
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    decay: BelowOne = 0.99
+    momentum: BelowOne = 0.0
     centered: bool = False
     epsilon: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
@@ -68,7 +68,7 @@ class LARSConfig(Declared):
 
     name: Literal["lars"] = "lars"
     learning_rate: PositiveFloat = 1.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     trust_coefficient: PositiveFloat = 1e-3
     weight_decay: NonNegativeFloat = 1e-6
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from mlml.config.declared import Declared, Fraction, Probability, unless_named
+from mlml.config.declared import BelowOne, Declared, Fraction, Probability, unless_named
 
 
 class _Schedule(Declared):
@@ -109,7 +109,7 @@ class PlateauSchedule(_Schedule):
     name: Literal["plateau"] = "plateau"
     gamma: Fraction = 0.1
     patience: NonNegativeInt = 5
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    threshold: BelowOne = 1e-4
     cooldown: NonNegativeInt = 0
     min_factor: Probability = 0.0
 

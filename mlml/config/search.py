@@ -7,6 +7,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from mlml.config.declared import Declared
 
 
+def _check_range(low: float, high: float, log: bool) -> None:
+    if low >= high:
+        raise ValueError(f"needs low < high; got low={low}, high={high}")
+    if log and low <= 0:
+        raise ValueError(f"a log scale needs low > 0; got low={low}")
+
+
 class FloatDimension(Declared):
     """A real number between `low` and `high`, both included; `log`: drawn evenly on a log scale."""
 
@@ -17,10 +24,7 @@ class FloatDimension(Declared):
 
     @model_validator(mode="after")
     def _range(self) -> "FloatDimension":
-        if self.low >= self.high:
-            raise ValueError(f"needs low < high; got low={self.low}, high={self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a log scale needs low > 0; got low={self.low}")
+        _check_range(self.low, self.high, self.log)
         return self
 
     def ends(self) -> tuple[float, float]:
@@ -39,10 +43,7 @@ class IntDimension(Declared):
 
     @model_validator(mode="after")
     def _range(self) -> "IntDimension":
-        if self.low >= self.high:
-            raise ValueError(f"needs low < high; got low={self.low}, high={self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a log scale needs low > 0; got low={self.low}")
+        _check_range(self.low, self.high, self.log)
         if self.log and self.step != 1:
             raise ValueError(f"a log scale has no step; got step={self.step}")
         if (self.high - self.low) % self.step:

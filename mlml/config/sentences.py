@@ -115,7 +115,7 @@ def _keys_at(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[s
                 models = _models(model.model_fields[str(part)].annotation)
                 break
         else:
-            tagged = [model for model in models if part in _tags(model)]
+            tagged = [model for model in models if part in tags(model)]
             models = tagged or models
     return sorted({name for model in models for name in model.model_fields})
 
@@ -126,7 +126,8 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for argument in get_args(annotation) for model in _models(argument)]
 
 
-def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+def tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """Names by which a member of a tagged union is chosen; none for other models."""
     for key in ("name", "type"):
         if key in model.model_fields and get_args(model.model_fields[key].annotation):
             return get_args(model.model_fields[key].annotation)

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from mlml import activations
-from mlml.config import ActivationConfig, NetworkConfig, NormConfig, PlainActivation, PlainNorm
+from mlml.config import ActivationConfig, BelowOne, NetworkConfig, NormConfig, PlainActivation, PlainNorm
 from mlml.data.dataset import DataSpec
 from mlml.layers import norm
 from mlml.models._network import Network
@@ -28,7 +28,7 @@ class MLP(Network):
         hidden_widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (512, 256)
         activation: ActivationConfig = PlainActivation(name="relu")
         norm: NormConfig = PlainNorm(name="batch")
-        dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        dropout_prob: BelowOne = 0.0
 
     config: Config
 

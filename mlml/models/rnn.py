@@ -1,13 +1,13 @@
 """Recurrent networks over the rows of an image, of torch's own cells."""
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Literal
 
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from mlml.config import NetworkConfig
+from mlml.config import BelowOne, NetworkConfig
 from mlml.data.dataset import DataSpec
 from mlml.models._network import Network
 
@@ -30,7 +30,7 @@ class RNN(Network):
         hidden_dim: PositiveInt = 128
         num_layers: PositiveInt = 1
         bidirectional: bool = False
-        dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        dropout_prob: BelowOne = 0.0
 
     config: Config
 

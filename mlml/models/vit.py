@@ -3,14 +3,14 @@
 Notation: n patches, d = `dim`; t tokens, n of patches and, with a class token, one before them.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from mlml.config import NetworkConfig
+from mlml.config import BelowOne, NetworkConfig
 from mlml.data.dataset import DataSpec
 from mlml.models._network import Network
 
@@ -39,7 +39,7 @@ class ViT(Network):
         num_heads: PositiveInt = 3
         mlp_ratio: PositiveFloat = 4.0
         pooling: Literal["class_token", "mean"] = "mean"
-        dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        dropout_prob: BelowOne = 0.0
 
     config: Config
 

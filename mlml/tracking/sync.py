@@ -1,6 +1,5 @@
 """When recorded runs are sent to MLflow: while a stage trains, or later by 'mlml sync'."""
 
-import contextlib
 import logging
 import os
 import signal
@@ -10,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import BinaryIO
 
-from mlml.beside import Fork, importing
+from mlml import beside
 from mlml.tracking import store
 from mlml.tracking.run import OUTBOX, SENDING, Record
 from mlml.tracking.sender import BUSY, UNREACHABLE, Sender, SyncResult, is_sent, reason
@@ -129,34 +128,23 @@ class SyncProcess:
 
     def __init__(self, uri: str, fork: bool = False) -> None:
         self.uri, self.folder = uri, Path()
-        self._process: subprocess.Popen[bytes] | Fork
+        self._process: beside.Process
         if fork:
-            self._process = Fork(lambda told: _send(uri, told))
+            self._process = beside.Fork(lambda told: _send(uri, told))
         else:
             self._process = subprocess.Popen([sys.executable, "-m", __name__, uri], stdin=subprocess.PIPE)
 
     def begin(self, folder: Path) -> None:
         """Send the run in `folder`, and those nested in it, from now on."""
-        assert self._process.stdin is not None
         self.folder = folder
-        with contextlib.suppress(BrokenPipeError):  # it died; `close` tells
-            self._process.stdin.write(f"{folder}\n".encode())
-            self._process.stdin.flush()
+        beside.tell(self._process, str(folder).encode())
 
     def close(self, timeout_seconds: float = 30.0) -> bool:
         """Have the rest sent, for at most so long, and return whether MLflow has everything."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        fault = "the process that sends died"
-        try:
-            code = self._process.wait(timeout_seconds)
-            if code in (0, NOT_SENT):
-                return code == 0  # it has said itself what was wrong
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            fault = f"no answer in {timeout_seconds:.0f} s"
+        code = beside.end(self._process, timeout_seconds)
+        if code in (0, NOT_SENT):
+            return code == 0  # it has said itself what was wrong
+        fault = f"no answer in {timeout_seconds:.0f} s" if code is None else "the process that sends died"
         logger.warning(
             "MLflow at %s: %s; the run is kept in %s and 'mlml sync' sends it later", self.uri, fault, self.folder
         )
@@ -177,7 +165,7 @@ def _send(uri: str, told: BinaryIO) -> int:
     """Send what lies in the folder that `told` names, until that ends; returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stage ends, and then this
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with importing():
+    with beside.importing():
         store.warm_up(uri)
     # what goes wrong is told once, by the sender; mlflow has read its level already where this is a fork
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())

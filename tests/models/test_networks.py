@@ -6,29 +6,15 @@ import pytest
 import torch
 import torchvision
 from pydantic import ValidationError
+from specs import make_spec
 
 from mlml import activations, catalogue, initialisers, models
 from mlml.config import DeclarationError, NetworkConfig
-from mlml.data.dataset import DataSpec
 from mlml.models.cnn import CNN
 from mlml.models.mlp import MLP
 from mlml.models.resnet import ResNet
 
 NETWORKS = catalogue.names("models")
-
-
-def make_spec(channels=1, height=8, width=8, mean=0.0, std=1.0):
-    return DataSpec(
-        name="made",
-        channels=channels,
-        height=height,
-        width=width,
-        mean=(mean,) * channels,
-        std=(std,) * channels,
-        sizes={},
-        source={},
-        hashes={},
-    )
 
 
 def declared(name, **numbers):

@@ -1,14 +1,12 @@
 import pytest
 import torch
+from specs import make_spec
 from torch import nn
 
 from mlml import models
-from mlml.data.dataset import DataSpec
 from mlml.models.rnn import RNN
 
-SPEC = DataSpec(
-    name="made", channels=2, height=5, width=3, mean=(0.0, 0.0), std=(1.0, 1.0), sizes={}, source={}, hashes={}
-)
+SPEC = make_spec(2, 5, 3)
 ONE_STEP = {"rnn": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}
 
 

@@ -1,25 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from specs import make_spec
 
 from mlml import models
-from mlml.data.dataset import DataSpec
 from mlml.models.vit import ViT
 
 DIM, HEADS = 12, 3
 
 
-def spec(height=8, width=12, channels=2):
-    statistics = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    return DataSpec(
-        name="made", channels=channels, height=height, width=width, **statistics, sizes={}, source={}, hashes={}
-    )
-
-
 def build(**numbers):
     torch.manual_seed(0)
     config = {"patch_size": 4, "dim": DIM, "depth": 2, "num_heads": HEADS, "mlp_ratio": 2.0, **numbers}
-    return models.build(ViT.Config.model_validate(config), spec()).double().eval()
+    return models.build(ViT.Config.model_validate(config), make_spec(2, 8, 12)).double().eval()
 
 
 def norm(x, layer):

@@ -2,24 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from specs import make_spec
 
 from mlml.data.batches import Batch
-from mlml.data.dataset import DataSpec
 from mlml.data.mix import Mixed
 from mlml.supervised.classifier import Classifier
 
-SPEC = DataSpec(
-    name="made",
-    channels=1,
-    height=8,
-    width=8,
-    classes=("a", "b", "c"),
-    mean=(0.5,),
-    std=(0.2,),
-    sizes={},
-    source={},
-    hashes={},
-)
+SPEC = make_spec(mean=0.5, std=0.2, classes=("a", "b", "c"))
 
 
 def classifier(**numbers):
