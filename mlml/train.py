@@ -1,8 +1,9 @@
 """The one training loop. It knows nothing of any method but the contract of `mlml.method`.
 
 Notation: a *step* is one update by the optimizer of every phase; each phase of a step takes `accumulate` batches.
-Batch, augmentation and dropout of a step are functions of (seed, step, rank), so that a run that goes on from a
-checkpoint draws what the uninterrupted run would have drawn.
+Batch and augmentation of a step are functions of (seed, step), dropout also of the rank, so that a run that goes on
+from a checkpoint draws what the uninterrupted run would have drawn. Several ranks share the batch and the augmentation
+that one process would have computed, so that they come to its result.
 """
 
 import copy
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mlml import checkpoint, distributed, optimizers, regularisation, schedules
+from mlml import checkpoint, distributed, optimizers, precision, regularisation, schedules
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
+from mlml.layers.sync_batch_norm import synchronise
 from mlml.method import Method
 from mlml.points import Points
 from mlml.progress import Progress
@@ -95,6 +98,7 @@ def fit(
 
     Raises:
         NonFiniteLossError: the loss or the weights stopped being finite.
+        ValueError: `shard` in a single process, or with a method of several phases.
     """
     if not method.phases:
         return Fitted(0, {}, 0.0)
@@ -103,23 +107,27 @@ def fit(
 
 
 @torch.no_grad()
-def evaluate(method: Method, batches: Batches, seed: int) -> dict[str, float]:
+def evaluate(method: Method, batches: Batches, seed: int, shared: bool = True) -> dict[str, float]:
     """Mean loss and metrics of the method's last phase over a split, in eval mode.
 
-    What is drawn at random is drawn the same at every call, so that evaluations can be compared.
+    What is drawn at random is drawn the same at every call, so that evaluations can be compared. A batch is computed as
+    a single process would; several ranks share the batches out, unless `shared` is false: a method whose parameters are
+    cut needs all ranks for each.
     """
     method.eval()
     generator = torch.Generator(batches.device)
     sums: dict[str, Tensor] = {}
-    seen = 0
-    for index in batches.in_order():
+    order = batches.in_order()
+    for index in order[distributed.rank() :: distributed.world_size()] if shared else order:
         generator.manual_seed(derive(seed, "evaluate", int(index[0])))
         torch.manual_seed(derive(seed, "evaluate", int(index[0])))
-        output = method(method.augment(batches.at(index), generator), method.phases[-1])
+        with distributed.alone():
+            output = method(method.augment(batches.at(index), generator), method.phases[-1])
         for name, value in {"loss": output.loss, **output.metrics}.items():
             sums[name] = sums.get(name, torch.zeros((), device=batches.device)) + value.detach().double() * len(index)
-        seen += len(index)
-    return {name: float(value) / seen for name, value in sums.items()}
+    own = {name: float(value) for name, value in sums.items()}
+    parts = distributed.of_every_rank(own) if shared else [own]
+    return {name: sum(part[name] for part in parts if part) / batches.size for name in parts[0]}
 
 
 class _Loop:
@@ -130,6 +138,9 @@ class _Loop:
         self.config, self.seed, self.folder = config, seed, folder
         self.device = train.device
         self.steps = total_steps(config, train.num_batches, len(method.phases))
+        self.ema: Method | None = None
+        self.sharding: ModuleType | None = None
+        self._share_out()
         self.owned = {phase: list(method.phase_parameters(phase)) for phase in dict.fromkeys(method.phases)}
         trainable = {id(parameter) for parameters in self.owned.values() for parameter in parameters}
         for parameter in method.parameters():
@@ -138,14 +149,37 @@ class _Loop:
             phase: optimizers.build(config.optimizer, parameters, config.decay_norm_and_bias)
             for phase, parameters in self.owned.items()
         }
-        self.ema = copy.deepcopy(method).requires_grad_(False) if config.ema_decay is not None else None
         self.best_weights: dict[str, Tensor] | None = None
-        self.model: nn.Module = method
-        if distributed.is_distributed():
-            self.model = DistributedDataParallel(method, find_unused_parameters=len(self.owned) > 1)
+        self.precision = precision.Precision(config.precision, self.device, list(self.owned))
+        self.ddp = None
+        if distributed.is_distributed() and not config.shard:
+            # every rank computes the same buffers, so none need be sent
+            unused = len(self.owned) > 1
+            self.ddp = DistributedDataParallel(method, find_unused_parameters=unused, broadcast_buffers=False)
+        self.model = precision.compiled(self.ddp or method, config.compile, self.device, self.steps)
         self.state = _State()
         self.window = torch.zeros(0, device=self.device)  # (log_every, columns): values of the steps since the last log
         self.generator = torch.Generator(self.device)
+
+    def _share_out(self) -> None:
+        """Prepare the method, and the copy of it that is averaged, for computing on several ranks."""
+        config, method = self.config, self.method
+        if config.shard and (not distributed.is_distributed() or len(set(method.phases)) > 1):
+            raise ValueError(
+                "train.shard: needs train.processes of at least 2, and a method of one phase; "
+                f"got {distributed.world_size()} and {len(set(method.phases))}"
+            )
+        if distributed.is_distributed():
+            synchronise(method, self.device)
+        if config.ema_decay is not None:
+            self.ema = copy.deepcopy(method).requires_grad_(False)
+        if config.shard:
+            from mlml import sharding  # half a second that few runs need
+
+            self.sharding = sharding
+            for module in (method, self.ema):
+                if module is not None:
+                    sharding.shard(module, self.device)
 
     def run(self, on_evaluation: Callable[[int, dict[str, float]], None] | None) -> Fitted:
         started = last_saved = time.monotonic()
@@ -165,7 +199,7 @@ class _Loop:
                     self._evaluate()
                     if on_evaluation is not None:
                         on_evaluation(state.step, state.metrics)
-                due = time.monotonic() - last_saved > config.checkpoint_seconds
+                due = self._due(last_saved)
                 if state.step % config.checkpoint_every == 0 or due or state.step == self.steps or state.stopped:
                     self._save()
                     last_saved = time.monotonic()
@@ -174,6 +208,12 @@ class _Loop:
             if self.points is not None:
                 self.points.close()
         return Fitted(state.step, self._keep_final_weights(), time.monotonic() - started)
+
+    def _due(self, last_saved: float) -> bool:
+        """Whether the last checkpoint is long ago; by the clock of rank 0, which the others ask at each log only."""
+        if distributed.is_distributed() and self.state.step % self.config.log_every:
+            return False
+        return bool(distributed.from_rank_zero(time.monotonic() - last_saved > self.config.checkpoint_seconds))
 
     def _step(self) -> None:
         """One update of every phase."""
@@ -190,14 +230,16 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
             for micro in range(config.accumulate):
                 self._accumulate(phase, turn, micro, row)
+            self.precision.unscale(optimizer, phase)
             if config.l1 > 0 or config.l2 > 0:
                 vectors = config.decay_norm_and_bias
                 regularisation.add_gradients(self.owned[phase], config.l1, config.l2, vectors)
             if config.clip_norm is not None:
-                row[f"{phase}/gradient_norm"] = nn.utils.clip_grad_norm_(self.owned[phase], config.clip_norm)
+                norm = nn.utils.clip_grad_norm_(self.owned[phase], config.clip_norm)
+                row[f"{phase}/gradient_norm"] = self.sharding.whole(norm) if self.sharding else norm
             if config.clip_value is not None:
                 nn.utils.clip_grad_value_(self.owned[phase], config.clip_value)
-            optimizer.step()
+            self.precision.step(optimizer, phase)
         self.method.after_step((step + 1) / self.steps)
         if self.ema is not None:
             assert config.ema_decay is not None
@@ -208,13 +250,13 @@ class _Loop:
         """Forward and backward of one batch; its values are added to `row`."""
         config, phases = self.config, self.method.phases
         n = (self.state.step * len(phases) + turn) * config.accumulate + micro
-        self.generator.manual_seed(derive(self.seed, "augment", n, distributed.rank()))
+        self.generator.manual_seed(derive(self.seed, "augment", n))
         batch = self.method.augment(self.train(n), self.generator)
-        wait = isinstance(self.model, DistributedDataParallel) and micro < config.accumulate - 1
-        with self.model.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        wait = self.ddp is not None and micro < config.accumulate - 1
+        with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
+            with self.precision.autocast():
                 output = self.model(batch, phase)
-            (output.loss / config.accumulate).backward()
+            self.precision.backward(output.loss / config.accumulate, phase)
         for name, value in {"loss": output.loss, **output.metrics}.items():
             share = value.detach().float() / (config.accumulate * phases.count(phase))
             key = f"{phase}/{name}"
@@ -239,7 +281,7 @@ class _Loop:
     def _pending(self) -> Tensor:
         """Values of the steps since the last log, checked to be finite; (steps, columns)."""
         count = (self.state.step - 1) % self.config.log_every + 1
-        values = self.window[:count].cpu()
+        values = distributed.mean(self.window[:count]).cpu()  # every rank refuses what one of them does not stand
         losses = [k for k, column in enumerate(self.state.columns) if column.endswith("/loss")]
         bad = (~torch.isfinite(values[:, losses])).nonzero()
         if len(bad):
@@ -271,7 +313,7 @@ class _Loop:
         """Evaluate on validation, and decide whether to stop early; every rank decides by rank 0's numbers."""
         state, config = self.state, self.config
         self._pending()  # weights after a loss that is not finite are not worth an evaluation
-        measured = evaluate(self.ema or self.method, self.validation, self.seed)
+        measured = evaluate(self.ema or self.method, self.validation, self.seed, not config.shard)
         state.metrics = distributed.from_rank_zero({f"validation/{k}": v for k, v in measured.items()})
         loss = state.metrics["validation/loss"]
         if not math.isfinite(loss):
@@ -292,31 +334,38 @@ class _Loop:
     def _save(self) -> None:
         """Write a checkpoint, unless what it would hold is not finite."""
         self._pending()
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.method.parameters()]).all()
-        if not bool(finite):
-            self._refuse(f"the weights are not finite at step {self.state.step}", self.state.last_finite)
-        if self.points is None:
-            return
-        self.state.offset = self.points.offset()
+        if self.points is not None:
+            self.state.offset = self.points.offset()
         content: dict[str, Any] = {
             "state": vars(self.state),
             "method": self.method.state_dict(),
             "optimizers": {phase: optimizer.state_dict() for phase, optimizer in self.optimizers.items()},
+            "scalers": self.precision.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
             "window": self.window,
         }
-        checkpoint.save(self.folder, self.state.step, content)
+        if self.sharding is not None:
+            content = self.sharding.whole(content)
+        weights = [content["method"][name] for name, _ in self.method.named_parameters()]
+        if not bool(torch.stack([value.isfinite().all() for value in weights]).all()):
+            self._refuse(f"the weights are not finite at step {self.state.step}", self.state.last_finite)
+        if self.points is not None:
+            checkpoint.save(self.folder, self.state.step, content)
 
     def _restore(self) -> None:
-        saved = checkpoint.load_newest(self.folder, self.device)
+        """Go on from the newest checkpoint, which rank 0 reads for all."""
+        here = distributed.rank() == 0
+        saved = distributed.from_rank_zero(checkpoint.load_newest(self.folder, self.device) if here else None)
         if saved is not None:
             self.state.__dict__.update(saved["state"])
-            self.method.load_state_dict(saved["method"])
+            self._load(self.method, saved["method"])
             for phase, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(saved["optimizers"][phase])
+                load = self.sharding.load_optimizer if self.sharding else type(optimizer).load_state_dict
+                load(optimizer, saved["optimizers"][phase])
+            self.precision.load_state_dict(saved["scalers"])
             if self.ema is not None:
-                self.ema.load_state_dict(saved["ema"])
+                self._load(self.ema, saved["ema"])
             self.best_weights, self.window = saved["best_weights"], saved["window"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
         if self.points is not None:
@@ -325,8 +374,12 @@ class _Loop:
     def _keep_final_weights(self) -> dict[str, float]:
         """Load the weights to keep into the method, and return their validation metrics."""
         if self.best_weights is not None:
-            self.method.load_state_dict(self.best_weights)
+            self._load(self.method, self.best_weights)
             return self.state.best_metrics
         if self.ema is not None:
             self.method.load_state_dict(self.ema.state_dict())
         return self.state.metrics
+
+    def _load(self, module: nn.Module, state: dict[str, Tensor]) -> None:
+        load = self.sharding.load if self.sharding else type(module).load_state_dict
+        load(module, state)

@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from mlml import checkpoint, distributed, model_folder, points
+from mlml import checkpoint, distributed, model_folder, points, ranks
+from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.data.dataset import DataError, PreparedData
 from mlml.declaration import Experiment
@@ -73,21 +75,28 @@ def train(
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> tuple[Method, dict[str, float]]:
     """Train one seed of an experiment, or go on from its checkpoint; returns the method and its validation metrics."""
+    config: TrainConfig | None = getattr(experiment.config, "train", None)
+    if config is not None and ranks.needed(config):
+        trained = ranks.train(
+            experiment.family, experiment.method, experiment.config, data.folder, seed, folder, on_evaluation
+        )
+        return trained[0].to(device), trained[1]
     seed_everything(seed, "init")
     method = model_folder.build(experiment.family, experiment.method, experiment.config, data.spec).to(device)
     if not method.phases:
         return method, {}
-    config = experiment.config.train
+    assert config is not None
     batches = [split_batches(data, name, config.batch_size, seed, device) for name in ("train", "validation")]
     fitted = fit(method, batches[0], batches[1], config, seed, folder, on_evaluation)
     return method, fitted.metrics
 
 
-def split_batches(data: PreparedData, name: str, batch_size: int, seed: int, device: torch.device) -> Batches:
-    """Batches of one split of prepared data, this rank's part of them."""
+def split_batches(
+    data: PreparedData, name: str, batch_size: int | Literal["full"], seed: int, device: torch.device
+) -> Batches:
+    """Batches of one split of prepared data."""
     split = data.split(name)
-    ranks = (distributed.rank(), distributed.world_size())
-    return Batches(split.images, split.labels, batch_size, seed, device, *ranks)
+    return Batches(split.images, split.labels, batch_size, seed, device)
 
 
 def write_outputs(stage: Stage, results: Mapping[int, Mapping[str, float]], folders: Mapping[int, Path]) -> None:

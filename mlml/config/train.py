@@ -13,14 +13,21 @@ class TrainConfig(Declared):
     """The training loop's numbers. Exactly one of `epochs` and `steps` says how long.
 
     Attributes:
+        batch_size: over all processes; 1 is stochastic, "full" the whole train split at each step.
+        processes: of one training on this machine, each with its part of every batch; on a GPU each takes one.
+        shard: cut parameters and optimizer states among the processes (FSDP2), for models that do not fit.
+        precision: of products of matrices; "tf32" shortens them on a GPU, float16 scales the loss.
+        compile: by torch.compile; "auto" does where it pays, on a GPU in a run of at least 1000 steps.
         l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
         l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
     """
 
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = None
-    batch_size: PositiveInt = 256
+    batch_size: PositiveInt | Literal["full"] = 256
     accumulate: PositiveInt = 1
+    processes: PositiveInt = 1
+    shard: bool = False
     optimizer: OptimizerConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineSchedule()
     decay_norm_and_bias: bool = False
@@ -29,7 +36,8 @@ class TrainConfig(Declared):
     clip_norm: PositiveFloat | None = None
     clip_value: PositiveFloat | None = None
     ema_decay: Fraction | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    compile: Literal["off", "on", "auto"] = "off"
     evaluate_every: PositiveInt = 100
     patience: PositiveInt | None = None
     min_delta: NonNegativeFloat = 0.0
@@ -48,4 +56,12 @@ class TrainConfig(Declared):
             )
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("give at most one of 'clip_norm' and 'clip_value'; got both")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_out(self) -> "TrainConfig":
+        if self.batch_size != "full" and self.batch_size % self.processes:
+            raise ValueError(f"batch_size must divide by processes; got {self.batch_size} and {self.processes}")
+        if self.shard and self.precision == "float16":
+            raise ValueError("precision must not be 'float16' where shard is true; take 'bfloat16'")
         return self

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mlml import distributed
 from mlml.config import AugmentConfig, ShiftFlipConfig
 from mlml.data.color import Jitter, color_jitter, greyscale, sample_jitter
 from mlml.data.spatial import Boxes, gaussian_blur, resized_crop, rotate90, sample_boxes, shift
@@ -74,7 +75,8 @@ def simclr_sample(
     b, _, height, width = images.shape
 
     def chosen(probability: float) -> Tensor:
-        return torch.rand(b, generator=generator, device=generator.device) < probability
+        draws = torch.rand(distributed.total(b), generator=generator, device=generator.device)
+        return distributed.share(draws) < probability
 
     boxes = sample_boxes(b, (height, width), config.crop_scale, config.crop_ratio, generator)
     flipped = chosen(config.flip_prob) if config.flip_prob else None
@@ -84,7 +86,8 @@ def simclr_sample(
     blur = None
     if config.blur_prob:
         low, high = config.blur_sigma
-        sigma = torch.rand(b, generator=generator, device=generator.device).mul_(high - low).add_(low)
+        draws = torch.rand(distributed.total(b), generator=generator, device=generator.device)
+        sigma = distributed.share(draws).mul(high - low).add_(low)
         kernel_size = config.blur_kernel or paper_blur_kernel(height)
         blur = Blur(kernel_size, sigma, chosen(config.blur_prob))
     return SimCLRParameters(boxes, flipped, jitter, grey, blur)
@@ -115,10 +118,10 @@ def shift_flip(
     """
     if not config.padding and not config.flip_prob:
         return images
-    b, device = len(images), generator.device
+    b, device = distributed.total(len(images)), generator.device
     p = config.padding
-    down, right = torch.randint(-p, p + 1, (2, b), generator=generator, device=device)
-    flipped = torch.rand(b, generator=generator, device=device) < config.flip_prob
+    down, right = distributed.share(torch.randint(-p, p + 1, (2, b), generator=generator, device=device), dim=1)
+    flipped = distributed.share(torch.rand(b, generator=generator, device=device)) < config.flip_prob
     return shift(images, down, right, flipped)
 
 

@@ -3,7 +3,8 @@
 Notation: `n` counts batches from the start of the run, over all epochs; `b` is the batch size.
 """
 
-from typing import NamedTuple
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from mlml.seeds import derive
 
 RESIDENT_BYTES = 4 * 2**30
 """Data up to this size lies on the device whole; larger data is read from the memory map, batch by batch."""
+
+
+_READER = ThreadPoolExecutor(1, "read-ahead")
+"""Begins its thread at its first work, which only data that does not fit on the device gives it."""
 
 
 class Batch(NamedTuple):
@@ -33,7 +38,7 @@ class Batches:
     Args:
         images: (n, c, h, w) uint8, or (n, d) float features.
         labels: (n,), or None.
-        batch_size: size of the global batch.
+        batch_size: size of the global batch; "full" for the whole split.
         seed: of the run.
         device: where batches go; small data lies there whole.
         rank, world_size: the part of each batch that this process takes.
@@ -46,7 +51,7 @@ class Batches:
         self,
         images: NDArray[np.generic],
         labels: NDArray[np.int64] | None,
-        batch_size: int,
+        batch_size: int | Literal["full"],
         seed: int,
         device: torch.device,
         rank: int = 0,
@@ -54,9 +59,12 @@ class Batches:
     ) -> None:
         if len(images) == 0:
             raise ValueError("the split holds no images; give it a larger fraction or more data")
-        self.batch_size = min(batch_size, len(images))
+        self.batch_size = len(images) if batch_size == "full" else min(batch_size, len(images))
         if self.batch_size % world_size:
-            raise ValueError(f"batch_size {self.batch_size} must divide by the number of processes {world_size}")
+            raise ValueError(
+                f"train.batch_size: must divide by the number of processes, {world_size}; got {self.batch_size}"
+                + (f", all images of the split ({batch_size} was declared)" if batch_size != self.batch_size else "")
+            )
         self.size, self.seed, self.device = len(images), seed, device
         self.rank, self.world_size = rank, world_size
         self.num_batches = self.size // self.batch_size
@@ -66,25 +74,44 @@ class Batches:
         self._labels = torch.from_numpy(np.array(labels)) if labels is not None else torch.empty(self.size, 0)
         self._labels = self._labels.to(device)
         self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._ahead: tuple[int, Future[Tensor]] | None = None  # the batch after the last one, read by a thread
 
     def __call__(self, n: int) -> Batch:
         """Return this rank's part of batch n, on the device."""
+        index = self._index(n)
+        if isinstance(self._images, Tensor):
+            return self.at(index)
+        if self._ahead is None or self._ahead[0] != n:
+            self._ahead = (n, _READER.submit(self._read, index))
+        images = self._ahead[1].result()
+        self._ahead = (n + 1, _READER.submit(self._read, self._index(n + 1)))
+        return self._on_device(images, index)
+
+    def _index(self, n: int) -> Int[Tensor, " b"]:
+        """Where in the split the images of this rank's part of batch n lie."""
         epoch, position = divmod(n, self.num_batches)
         if self._epoch[0] != epoch:
             generator = torch.Generator().manual_seed(derive(self.seed, "epoch", epoch))
             self._epoch = (epoch, torch.randperm(self.size, generator=generator))
         share = self.batch_size // self.world_size
         start = position * self.batch_size + self.rank * share
-        return self.at(self._epoch[1][start : start + share])
+        return self._epoch[1][start : start + share]
 
     def at(self, index: Int[Tensor, " b"]) -> Batch:
         """Return the examples at `index` of the split, on the device."""
         if isinstance(self._images, Tensor):
             index = index.to(self.device)
-            images = self._images[index]
-        else:
-            images = torch.from_numpy(self._images[index.numpy()]).to(self.device, non_blocking=True)
-        return Batch(as_float(images), self._labels[index.to(self.device)])
+            return self._on_device(self._images[index], index)
+        return self._on_device(self._read(index), index)
+
+    def _read(self, index: Int[Tensor, " b"]) -> Tensor:
+        """Read images from the memory map, into memory that a GPU can copy from by itself."""
+        assert not isinstance(self._images, Tensor)
+        images = torch.from_numpy(self._images[index.numpy()])
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def _on_device(self, images: Tensor, index: Int[Tensor, " b"]) -> Batch:
+        return Batch(as_float(images.to(self.device, non_blocking=True)), self._labels[index.to(self.device)])
 
     def in_order(self) -> list[Tensor]:
         """Indices of the split in order, cut into batches of nearly equal size: for evaluation."""

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mlml import distributed
+
 LUMA = (0.2989, 0.587, 0.114)
 """Grey of red, green and blue: torchvision's rounding of ITU-R BT.601."""
 
@@ -121,14 +123,14 @@ def sample_jitter(
         applied: the other images get factors that change nothing.
         generator: on the device where the factors are needed.
     """
-    count = len(applied)
-    draws = torch.rand(count, 4, generator=generator, device=generator.device)
+    count = distributed.total(len(applied))
+    draws = distributed.share(torch.rand(count, 4, generator=generator, device=generator.device))
     neutral = (1.0, 1.0, 1.0, 0.0)
     columns = []
     for name, (strength, center) in enumerate(zip(strengths, neutral, strict=True)):
         low = center - strength if name == HUE else max(0.0, center - strength)
         columns.append(torch.where(applied, low + (center + strength - low) * draws[:, name], center))
-    order = torch.rand(count, 4, generator=generator, device=generator.device).argsort(1)
+    order = distributed.share(torch.rand(count, 4, generator=generator, device=generator.device)).argsort(1)
     return Jitter(torch.stack(columns, 1), order)
 
 

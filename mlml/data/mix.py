@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mlml import distributed
 from mlml.data.batches import Batch
 
 
@@ -27,10 +28,10 @@ def mixup(batch: Batch, alpha: float, generator: torch.Generator) -> Mixed:
     The paper draws one weight for a batch; here every image has its own.
     """
     partner = _partners(batch, generator)
-    weight = _beta(alpha, len(partner), generator)
+    weight = _beta(alpha, len(batch.images), generator)
     share = weight.view(-1, 1, 1, 1)
-    images = share * batch.images + (1 - share) * batch.images[partner]
-    return Mixed(images, batch.labels, batch.labels[partner], weight)
+    images = share * batch.images + (1 - share) * partner.images
+    return Mixed(images, batch.labels, partner.labels, weight)
 
 
 def cutmix(batch: Batch, alpha: float, generator: torch.Generator) -> Mixed:
@@ -40,30 +41,34 @@ def cutmix(batch: Batch, alpha: float, generator: torch.Generator) -> Mixed:
     outside is cut; the weight returned is that of the pixels that were kept.
     """
     partner = _partners(batch, generator)
-    weight = _beta(alpha, len(partner), generator)
+    weight = _beta(alpha, len(batch.images), generator)
     height, width = batch.images.shape[2:]
     rows = _inside(height, (1 - weight).sqrt(), generator)  # (b, h)
     columns = _inside(width, (1 - weight).sqrt(), generator)  # (b, w)
     box = rows[:, :, None] & columns[:, None, :]  # (b, h, w)
-    images = torch.where(box[:, None], batch.images[partner], batch.images)
-    return Mixed(images, batch.labels, batch.labels[partner], 1 - box.float().mean((1, 2)))
+    images = torch.where(box[:, None], partner.images, batch.images)
+    return Mixed(images, batch.labels, partner.labels, 1 - box.float().mean((1, 2)))
 
 
-def _partners(batch: Batch, generator: torch.Generator) -> Int[Tensor, " b"]:
-    return torch.randperm(len(batch.images), generator=generator, device=batch.images.device)
+def _partners(batch: Batch, generator: torch.Generator) -> Batch:
+    """Another image of the global batch for each image, with its label; each is the partner of one."""
+    count = distributed.total(len(batch.images))
+    partner = distributed.share(torch.randperm(count, generator=generator, device=batch.images.device))
+    return Batch(distributed.gather(batch.images)[partner], distributed.gather(batch.labels)[partner])
 
 
 def _beta(alpha: float, count: int, generator: torch.Generator) -> Float[Tensor, " b"]:
     """Draws of Beta(alpha, alpha), as the share of one of two Gamma(alpha) draws in their sum."""
-    shape = torch.full((2, count), alpha, dtype=torch.float64, device=generator.device)
-    first, second = torch._standard_gamma(shape, generator)
+    shape = torch.full((2, distributed.total(count)), alpha, dtype=torch.float64, device=generator.device)
+    first, second = distributed.share(torch._standard_gamma(shape, generator), dim=1)
     weight: Tensor = first / (first + second)
     return weight.float()
 
 
 def _inside(size: int, share: Float[Tensor, " b"], generator: torch.Generator) -> Tensor:
     """Whether each of `size` pixels lies within `share` / 2 of a centre drawn for each image; (b, size)."""
-    centre = torch.rand(len(share), generator=generator, device=generator.device)
+    count = distributed.total(len(share))
+    centre = distributed.share(torch.rand(count, generator=generator, device=generator.device))
     half = (share * size / 2).round()
     middle = (centre * size).floor()
     pixels = torch.arange(size, device=generator.device)

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mlml import distributed
+
 CROP_ATTEMPTS = 10
 """Boxes that are drawn for an image before its crop falls back to the centre, as in torchvision."""
 
@@ -63,7 +65,7 @@ def sample_boxes(
         generator: on the device where the boxes are needed.
     """
     height, width = size
-    shape = (count, CROP_ATTEMPTS)
+    shape = (distributed.total(count), CROP_ATTEMPTS)
     area = height * width * _uniform(shape, *scale, generator)
     aspect = _uniform(shape, math.log(ratio[0]), math.log(ratio[1]), generator).exp_()
     widths, heights = (area * aspect).sqrt_().round_(), (area / aspect).sqrt_().round_()  # (b, attempts)
@@ -73,7 +75,8 @@ def sample_boxes(
     central_height, central_width = _central_box(size, ratio)
     box_height = torch.where(found, heights.gather(1, first)[:, 0], float(central_height))
     box_width = torch.where(found, widths.gather(1, first)[:, 0], float(central_width))
-    place = torch.rand(2, count, generator=generator, device=generator.device)
+    place = torch.rand(2, distributed.total(count), generator=generator, device=generator.device)
+    place = distributed.share(place, dim=1)
     top = torch.where(found, (place[0] * (height - box_height + 1)).floor_(), (height - central_height) // 2)
     left = torch.where(found, (place[1] * (width - box_width + 1)).floor_(), (width - central_width) // 2)
     return Boxes(top.long(), left.long(), box_height.long(), box_width.long())
@@ -237,4 +240,5 @@ def _central_box(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device).mul_(high - low).add_(low)
+    draws = distributed.share(torch.rand(shape, generator=generator, device=generator.device))
+    return draws.mul(high - low).add_(low)

@@ -3,7 +3,7 @@
 Notation: `mu`, `log_var` (b, latent_dim) are mean and log variance of q(z|x); z is a draw of it; p(z) = N(0, I).
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from mlml import models
+from mlml import distributed, models
 from mlml.config import Declared, EncoderConfig, ShiftFlipConfig, TrainConfig
 from mlml.data.augment import shift_flip
 from mlml.data.batches import Batch
@@ -23,6 +23,13 @@ from mlml.method import Method, Output
 def kl_to_standard_normal(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """KL(N(mu, exp(log_var)) || N(0, I)) of each row, in nats (Kingma & Welling 2014, appendix B)."""
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(1)
+
+
+class Noisy(NamedTuple):
+    """Images, and the standard normal noise of their draws of z."""
+
+    images: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b d"]
 
 
 class VAE(Method):
@@ -54,14 +61,14 @@ class VAE(Method):
         self.posterior = nn.Linear(self.feature_dim, 2 * config.latent_dim)
         self.decoder = Decoder(config.latent_dim, spec.channels, spec.height, spec.width, config.decoder_width)
 
-    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        if not self.training:
-            return batch
-        return Batch(shift_flip(batch.images, self.config.augment, generator), batch.labels)
+    def augment(self, batch: Batch, generator: torch.Generator) -> Noisy:
+        images = shift_flip(batch.images, self.config.augment, generator) if self.training else batch.images
+        shape = (distributed.total(len(images)), self.config.latent_dim)
+        return Noisy(images, distributed.share(torch.randn(shape, generator=generator, device=images.device)))
 
-    def forward(self, batch: Batch, phase: str) -> Output:
+    def forward(self, batch: Noisy, phase: str) -> Output:
         mu, log_var = self.infer(batch.images)
-        z = mu + (0.5 * log_var).exp() * torch.randn_like(mu)  # Eq. 4: the reparameterisation
+        z = mu + (0.5 * log_var).exp() * batch.noise  # Eq. 4: the reparameterisation
         logits = self.decoder(z).float()  # (b, c, h, w)
         if self.config.likelihood == "bernoulli":
             error = F.binary_cross_entropy_with_logits(logits, batch.images, reduction="none")

@@ -87,9 +87,7 @@ class SimCLR(Method):
 
     def forward(self, batch: Views, phase: str) -> Output:
         z = self.projector(self.encoder(torch.cat(batch)))  # (2b, projection_dim)
-        z0, z1 = z.chunk(2)
-        if self.training:  # negatives from every rank; an evaluation runs the same on each
-            z0, z1 = distributed.gather(z0), distributed.gather(z1)
+        z0, z1 = (distributed.gather(part) for part in z.chunk(2))  # negatives from every rank
         return Output(nt_xent(z0, z1, self.config.temperature))
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:

@@ -1,6 +1,5 @@
 """What every method of every family promises to the loop. A new file in a family is picked up by itself."""
 
-import json
 import math
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from blobs import write_prepared
 from mlml import catalogue, model_folder, points
 from mlml.config import DeclarationError
 from mlml.data.batches import Batches
+from mlml.data.dataset import PreparedData
 from mlml.declaration import resolve
 from mlml.method import Encodes, Samples
 from mlml.seeds import derive, seed_everything
@@ -174,48 +174,85 @@ def test_pretexts_do_not_read_labels(family, name, tmp_path):
 
 
 RANK_PROGRAM = """
-import sys, json, hashlib
+import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 import torch
 torch.set_num_threads(1)
 from test_methods import *
 from mlml import distributed
+from mlml.data.dataset import PreparedData
 distributed.start()
 rank, world = distributed.rank(), distributed.world_size()
-out = Path(sys.argv[2])
-data = PreparedData(Path(sys.argv[3]))
-report = {}
+out, data = Path(sys.argv[2]), PreparedData(Path(sys.argv[3]))
+class Stopped(BaseException):
+    pass
+def stop(step, metrics):
+    if step == 8:
+        raise Stopped
 for family, name in TRAINED:
-    method = build(family, name, data)
-    splits = [batches(data, split, 0, rank, world) for split in ("train", "validation")]
-    seen = splits[0](0).images.double().sum().item()
-    fit(method, *splits, method.config.train, 0, out / name)
-    report[name] = {"seen": seen, "weights": {k: v.double().abs().sum().item() for k, v in method.named_parameters()}}
-(out / f"rank_{rank}.json").write_text(json.dumps(report))
+    def run(folder, watch=None):
+        method = build(family, name, data, **RANKED)
+        splits = batches(data, "train", 0, rank, world), batches(data, "validation")
+        return method, fit(method, *splits, method.config.train, 0, folder, watch), splits[0](0).images
+    method, fitted, seen = run(out / name / "whole")
+    try:
+        run(out / name / "parts", stop)
+    except Stopped:
+        pass
+    resumed, again, _ = run(out / name / "parts")
+    torch.save({"weights": method.state_dict(), "resumed": resumed.state_dict(), "metrics": fitted.metrics,
+                "again": again.metrics, "seen": seen}, out / name / f"rank_{rank}.pt")
 distributed.stop()
 """
+RANKED = {"optimizer": {"name": "sgd", "learning_rate": 0.05}}
 
 
-def test_two_ranks_with_different_data_stay_equal(tmp_path, blob_data):
-    program = tmp_path / "program.py"
-    program.write_text("from mlml.data.dataset import PreparedData\n" + RANK_PROGRAM)
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+    """Folder in which two ranks have trained each method, once in one go and once stopped and resumed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    data = write_prepared(folder / "blobs")
+    program = folder / "program.py"
+    program.write_text(RANK_PROGRAM)
     here = Path(__file__).parent
-    paths = f"{here}:{here.parent}:{Path.cwd()}"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(program), str(here), str(tmp_path), str(blob_data.folder)],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        [*command, str(program), f"{here}:{here.parent}:{Path.cwd()}", str(folder), str(data.folder)],
+        env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
-    assert ranks[0].keys() == {name for _, name in TRAINED}
-    for name in ranks[0]:
-        assert ranks[0][name]["seen"] != ranks[1][name]["seen"]
-        assert ranks[0][name]["weights"] == ranks[1][name]["weights"], name
+    return folder
+
+
+@pytest.mark.parametrize(("family", "name"), TRAINED)
+class TestRanks:
+    def test_two_ranks_come_to_the_result_of_one_process(self, family, name, ranked, tmp_path):
+        ranks = [torch.load(ranked / name / f"rank_{rank}.pt") for rank in range(2)]
+        assert not torch.equal(ranks[0]["seen"], ranks[1]["seen"])
+        method, fitted = train(family, name, PreparedData(ranked / "blobs"), tmp_path, **RANKED)
+        untrained = build(family, name, PreparedData(ranked / "blobs")).state_dict()
+        for key, value in method.state_dict().items():
+            assert torch.equal(ranks[0]["weights"][key], ranks[1]["weights"][key]), key
+            moved = (value - untrained[key]).double().norm()
+            assert (value - ranks[0]["weights"][key]).double().norm() <= 1e-3 * moved, key
+        assert ranks[0]["metrics"] == ranks[1]["metrics"] == pytest.approx(fitted.metrics, rel=1e-4)
+        logged = [
+            [point for point in points.read(file) if not point[0].startswith("system/")]
+            for file in (tmp_path / "points.jsonl", ranked / name / "whole" / "points.jsonl")
+        ]
+        assert [point[:2] for point in logged[0]] == [point[:2] for point in logged[1]]
+        assert [point[2] for point in logged[0]] == pytest.approx([point[2] for point in logged[1]], rel=1e-3)
+
+    def test_two_ranks_that_stopped_end_as_if_they_had_not(self, family, name, ranked):
+        for rank in range(2):
+            result = torch.load(ranked / name / f"rank_{rank}.pt")
+            assert result["metrics"] == result["again"]
+            for key, value in result["weights"].items():
+                assert torch.equal(value, result["resumed"][key]), key
 
 
 def test_networks_configs_read_without_torch_are_the_real_ones():
