@@ -99,7 +99,12 @@ def train(
     threads = torch.get_num_threads()
     job = Job(family, method, config.model_dump(mode="json"), str(data), seed, threads)
     (folder / "job.json").write_text(json.dumps(job._asdict()))
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP warns that no parameter is unused, which `mlml.train` has its reason for
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     numbers: TrainConfig = config.train  # type: ignore[attr-defined]
     command = [sys.executable, "-m", "mlml.ranks", "start", str(folder), str(numbers.processes)]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
@@ -163,7 +168,8 @@ def _start(folder: Path, processes: int) -> None:
 
 def _end_with_input() -> None:
     """End with the process that started this one; the ranks end with this one."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not `sys.stdin`, whose lock a thread must not hold when Python ends
+        pass
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -153,9 +153,9 @@ class _Loop:
         self.precision = precision.Precision(config.precision, self.device, list(self.owned))
         self.ddp = None
         if distributed.is_distributed() and not config.shard:
-            # every rank computes the same buffers, so none need be sent
-            unused = len(self.owned) > 1
-            self.ddp = DistributedDataParallel(method, find_unused_parameters=unused, broadcast_buffers=False)
+            # Needed for several phases. For one it keeps DDP from laying its buckets out anew after the first step:
+            # a resumed run would add the gradients of more than two ranks up in another order.
+            self.ddp = DistributedDataParallel(method, find_unused_parameters=True)
         self.model = precision.compiled(self.ddp or method, config.compile, self.device, self.steps)
         self.state = _State()
         self.window = torch.zeros(0, device=self.device)  # (log_every, columns): values of the steps since the last log

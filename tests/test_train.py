@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 
 import pytest
 import torch
@@ -303,3 +304,22 @@ def test_checkpoints_by_seconds(tmp_path):
     fit(Watched(), *splits(), config(steps=4, checkpoint_every=1000, checkpoint_seconds=1e-9), 0, tmp_path)
     assert saved[1] == ["step_000000001.ckpt"]
     assert saved[3] == ["step_000000002.ckpt", "step_000000003.ckpt"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a processor needs a C++ compiler")
+def test_a_compiled_model_trains_as_the_plain_one_and_goes_on(tmp_path):
+    def run(folder, choice, watch=None):
+        method = Regression()
+        fit(method, *splits(), config(compile=choice, checkpoint_every=5, accumulate=2), 0, tmp_path / folder, watch)
+        return method.linear.weight.detach()
+
+    def stop(step, metrics):
+        if step == 10:
+            raise KeyboardInterrupt
+
+    plain, compiled = run("plain", "off"), run("compiled", "on")
+    torch.testing.assert_close(compiled, plain)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", "on", stop)
+    assert checkpoint.load_newest(tmp_path / "parts", CPU)["state"]["step"] == 5
+    assert torch.equal(run("parts", "on"), compiled)

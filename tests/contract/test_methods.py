@@ -82,8 +82,9 @@ class TestTrainedMethod:
                 assert parameter.grad is not None
                 assert parameter.grad.isfinite().all()
 
-    def test_a_run_that_stopped_ends_as_if_it_had_not(self, family, name, blob_data, tmp_path):
-        whole, fitted = train(family, name, blob_data, tmp_path / "whole")
+    @pytest.mark.parametrize("precision", ["float32", "float16"])
+    def test_a_run_that_stopped_ends_as_if_it_had_not(self, family, name, precision, blob_data, tmp_path):
+        whole, fitted = train(family, name, blob_data, tmp_path / "whole", precision=precision)
 
         class Stopped(BaseException):
             pass
@@ -92,12 +93,12 @@ class TestTrainedMethod:
             if step == 8:
                 raise Stopped
 
-        method = build(family, name, blob_data)
+        method = build(family, name, blob_data, precision=precision)
         splits = batches(blob_data, "train"), batches(blob_data, "validation")
         with pytest.raises(Stopped):
             fit(method, *splits, method.config.train, 0, tmp_path / "parts", stop)
         assert sorted(path.stem for path in (tmp_path / "parts").glob("*.ckpt"))[-1] == "step_000000006"
-        resumed, again = train(family, name, blob_data, tmp_path / "parts")
+        resumed, again = train(family, name, blob_data, tmp_path / "parts", precision=precision)
         for key, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[key]), key
         assert fitted.metrics == again.metrics
@@ -116,10 +117,11 @@ class TestTrainedMethod:
         first, second = (evaluate(method, batches(blob_data, "validation"), 0) for _ in range(2))
         assert first == second
 
-    def test_bfloat16_stays_near_float32(self, family, name, blob_data, tmp_path):
+    @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+    def test_half_the_digits_stay_near_float32(self, family, name, precision, blob_data, tmp_path):
         losses = [
-            train(family, name, blob_data, tmp_path / precision, precision=precision)[1].metrics["validation/loss"]
-            for precision in ("float32", "bfloat16")
+            train(family, name, blob_data, tmp_path / kind, precision=kind)[1].metrics["validation/loss"]
+            for kind in ("float32", precision)
         ]
         assert losses[0] != losses[1]
         assert losses[1] == pytest.approx(losses[0], rel=0.25)

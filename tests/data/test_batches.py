@@ -73,3 +73,9 @@ def test_uint8_becomes_zero_to_one_and_features_pass():
 def test_an_empty_split_is_refused():
     with pytest.raises(ValueError, match="holds no images"):
         Batches(numbered(0), None, 1, 0, CPU)
+
+
+def test_the_full_batch_is_the_whole_split():
+    batches = Batches(numbered(50), None, "full", 3, CPU)
+    assert (batches.batch_size, batches.num_batches) == (50, 1)
+    assert sorted(numbers(batches(4))) == list(range(50))
