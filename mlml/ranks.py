@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -194,6 +195,8 @@ def _work(folder: Path | None) -> None:
     _end_with_parent()
     quiet = int(os.environ.get("RANK", 0)) > 0
     logging.basicConfig(level=logging.ERROR if quiet else logging.INFO, format="%(message)s")
+    # of weights for one channel, whose strides are of no consequence
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         device = distributed.start()
         job = distributed.from_rank_zero(_read(folder) if distributed.rank() == 0 else None)

@@ -30,7 +30,7 @@ from mlml.layers.sync_batch_norm import synchronise
 from mlml.method import Method
 from mlml.points import Points
 from mlml.progress import Progress
-from mlml.seeds import derive
+from mlml.seeds import derive, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def evaluate(method: Method, batches: Batches, seed: int, shared: bool = True) -
     order = batches.in_order()
     for index in order[distributed.rank() :: distributed.world_size()] if shared else order:
         generator.manual_seed(derive(seed, "evaluate", int(index[0])))
-        torch.manual_seed(derive(seed, "evaluate", int(index[0])))
+        seed_everything(seed, "evaluate", int(index[0]))
         with distributed.alone():
             output = method(method.augment(batches.at(index), generator), method.phases[-1])
         for name, value in {"loss": output.loss, **output.metrics}.items():
@@ -218,8 +218,9 @@ class _Loop:
     def _step(self) -> None:
         """One update of every phase."""
         config, step, phases = self.config, self.state.step, self.method.phases
-        self.method.train()
-        torch.manual_seed(derive(self.seed, "step", step, distributed.rank()))
+        if not self.method.training:
+            self.method.train()
+        seed_everything(self.seed, "step", step, distributed.rank())
         factor = schedules.factor(config.schedule, step, self.steps) * self.state.plateau[0]
         row: dict[str, Tensor] = {}
         for turn, phase in enumerate(phases):
@@ -256,9 +257,12 @@ class _Loop:
         with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
             with self.precision.autocast():
                 output = self.model(batch, phase)
-            self.precision.backward(output.loss / config.accumulate, phase)
+            loss = output.loss if config.accumulate == 1 else output.loss / config.accumulate
+            self.precision.backward(loss, phase)
+        parts = config.accumulate * phases.count(phase)
         for name, value in {"loss": output.loss, **output.metrics}.items():
-            share = value.detach().float() / (config.accumulate * phases.count(phase))
+            share = value.detach().float()
+            share = share if parts == 1 else share / parts
             key = f"{phase}/{name}"
             row[key] = row[key] + share if key in row else share
 
