@@ -163,6 +163,16 @@ FAULTS = [
         {"name": "step", "gama": 1},
         "pretext.simclr.train.schedule.gama: unknown key; did you mean 'gamma'? (known: gamma, milest",
     ),
+    (
+        "pretext.simclr.encoder",
+        {"network": "convnet", "layers": [{"layer": "convolution", "chanels": 3}]},
+        "pretext.simclr.encoder.layers.0.chanels: unknown key; did you mean 'channels'? (known: activation, channels",
+    ),
+    (
+        "pretext.simclr.encoder",
+        {"network": "convnet", "layers": [{"layer": "unpooling"}]},
+        "pretext.simclr.encoder.layers: layer 1 (unpooling): no max_pooling before it is left to be undone; add one",
+    ),
 ]
 
 

@@ -17,6 +17,16 @@ from mlml.models.resnet import ResNet
 NETWORKS = catalogue.names("models")
 
 
+LAYERS = (
+    {"layer": "convolution", "channels": 4},
+    {"layer": "max_pooling"},
+    {"layer": "transposed_convolution", "channels": 4, "kernel": 3, "stride": 1},
+    {"layer": "unpooling"},
+    {"layer": "fully_connected", "width": 6},
+)
+"""Of a small network of declared layers."""
+
+
 def declared(name, **numbers):
     return catalogue.config_class("models", name).model_validate({"network": name, **numbers})
 
@@ -28,6 +38,8 @@ def small(name, **numbers):
         "cnn": {"width": 4},
         "vit": {"dim": 8, "depth": 2, "num_heads": 2},
         "rnn": {"hidden_dim": 5},
+        "unet": {"width": 2, "num_stages": 3},
+        "convnet": {"layers": LAYERS},
     }.get(name, {})
     return declared(name, **{**quick, **numbers})
 
