@@ -28,10 +28,12 @@ class Method(nn.Module):
 
     Attributes:
         phases: what one step runs, in order; a GAN says ("discriminator", "generator"). Empty: nothing to train.
+        targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
     """
 
     Config: ClassVar[type[Declared]]
     phases: tuple[str, ...] = ("train",)
+    targets: ClassVar[str] = "labels"
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

@@ -78,16 +78,19 @@ def train(
     if not method.phases:
         return method, {}
     config = experiment.config.train
-    batches = [split_batches(data, name, config.batch_size, seed, device) for name in ("train", "validation")]
+    splits = ("train", "validation")
+    batches = [split_batches(data, name, config.batch_size, seed, device, method.targets) for name in splits]
     fitted = fit(method, batches[0], batches[1], config, seed, folder, on_evaluation)
     return method, fitted.metrics
 
 
-def split_batches(data: PreparedData, name: str, batch_size: int, seed: int, device: torch.device) -> Batches:
-    """Batches of one split of prepared data, this rank's part of them."""
+def split_batches(
+    data: PreparedData, name: str, batch_size: int, seed: int, device: torch.device, targets: str = "labels"
+) -> Batches:
+    """Batches of one split of prepared data, this rank's part of them, with the labels or masks of a method."""
     split = data.split(name)
     ranks = (distributed.rank(), distributed.world_size())
-    return Batches(split.images, split.labels, batch_size, seed, device, *ranks)
+    return Batches(split.images, split.targets(targets), batch_size, seed, device, *ranks)
 
 
 def write_outputs(stage: Stage, results: Mapping[int, Mapping[str, float]], folders: Mapping[int, Path]) -> None:

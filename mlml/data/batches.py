@@ -18,10 +18,13 @@ RESIDENT_BYTES = 4 * 2**30
 
 
 class Batch(NamedTuple):
-    """Images in [0, 1] (or features), and labels; labels are empty when the data has none."""
+    """Images in [0, 1] (or features), and labels; labels are empty when the data has none.
+
+    For a method whose targets are masks, the labels are those of the pixels, (b, h, w).
+    """
 
     images: Float[Tensor, "b c h w"]
-    labels: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | Int[Tensor, "b h w"]
 
 
 class Batches:
@@ -32,7 +35,7 @@ class Batches:
 
     Args:
         images: (n, c, h, w) uint8, or (n, d) float features.
-        labels: (n,), or None.
+        labels: (n,), or (n, h, w) of pixels, or None.
         batch_size: size of the global batch.
         seed: of the run.
         device: where batches go; small data lies there whole.
@@ -45,7 +48,7 @@ class Batches:
     def __init__(
         self,
         images: NDArray[np.generic],
-        labels: NDArray[np.int64] | None,
+        labels: NDArray[np.integer] | None,
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -60,11 +63,8 @@ class Batches:
         self.size, self.seed, self.device = len(images), seed, device
         self.rank, self.world_size = rank, world_size
         self.num_batches = self.size // self.batch_size
-        self._images: Tensor | NDArray[np.generic] = images
-        if images.nbytes <= RESIDENT_BYTES:
-            self._images = torch.from_numpy(np.array(images)).to(device)
-        self._labels = torch.from_numpy(np.array(labels)) if labels is not None else torch.empty(self.size, 0)
-        self._labels = self._labels.to(device)
+        self._images = _resident(images, device)
+        self._labels = torch.empty(self.size, 0, device=device) if labels is None else _resident(labels, device)
         self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __call__(self, n: int) -> Batch:
@@ -79,16 +79,25 @@ class Batches:
 
     def at(self, index: Int[Tensor, " b"]) -> Batch:
         """Return the examples at `index` of the split, on the device."""
-        if isinstance(self._images, Tensor):
-            index = index.to(self.device)
-            images = self._images[index]
-        else:
-            images = torch.from_numpy(self._images[index.numpy()]).to(self.device, non_blocking=True)
-        return Batch(as_float(images), self._labels[index.to(self.device)])
+        labels = self._taken(self._labels, index)
+        return Batch(
+            as_float(self._taken(self._images, index)), labels.long() if labels.dtype == torch.uint8 else labels
+        )
+
+    def _taken(self, array: Tensor | NDArray[np.generic], index: Tensor) -> Tensor:
+        """Rows of an array, on the device."""
+        if isinstance(array, Tensor):
+            return array[index.to(self.device)]
+        return torch.from_numpy(array[index.numpy()]).to(self.device, non_blocking=True)
 
     def in_order(self) -> list[Tensor]:
         """Indices of the split in order, cut into batches of nearly equal size: for evaluation."""
         return list(torch.arange(self.size).tensor_split(-(-self.size // self.batch_size)))
+
+
+def _resident(array: NDArray[np.generic], device: torch.device) -> Tensor | NDArray[np.generic]:
+    """The array on the device whole if it is small, else as it is."""
+    return torch.from_numpy(np.array(array)).to(device) if array.nbytes <= RESIDENT_BYTES else array
 
 
 def as_float(images: Tensor) -> Tensor:
