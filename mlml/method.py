@@ -70,6 +70,15 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class Scores(Protocol):
+    """A method that tells of classes: of each image, or of each of its pixels, as its `targets` say."""
+
+    def scores(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k *grid"]:
+        """Scores of k classes for images in [0, 1]; the largest is the prediction."""
+        ...
+
+
+@runtime_checkable
 class Samples(Protocol):
     """A method that generates images."""
 

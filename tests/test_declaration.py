@@ -222,6 +222,24 @@ def test_unlabelled_data_is_refused_where_labels_are_needed(content):
     assert not any(fault.startswith("pretext.") for fault in found(content))
 
 
+def test_data_without_masks_is_refused_where_masks_are_needed(content):
+    train = {"steps": 1}
+    content["supervised"]["masks"] = {
+        "method": "segmenter",
+        "dataset": "digits",
+        "encoder": {"network": "unet"},
+        "train": train,
+    }
+    assert "supervised.masks.dataset: needs masks, but 'digits' has none" in found(content)
+    content["data"]["drawn"] = {"source": "shapes"}
+    content["supervised"]["masks"]["dataset"] = "drawn"
+    declaration.check(content)
+    content["supervised"]["masks"]["encoder"] = {"network": "cnn"}
+    assert found(content) == [
+        "supervised.masks.encoder: must be a network that tells of every pixel (convnet, unet); got 'cnn'"
+    ]
+
+
 def test_a_search_over_a_path_that_does_not_exist_is_refused(content):
     space = content["search"]["classifier_rate"]["space"]
     space["train.optimizer.learning_rat"] = space["train.optimizer.learning_rate"]

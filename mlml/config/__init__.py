@@ -19,7 +19,7 @@ from mlml.config.layers import (
     PReLUActivation,
     SwishActivation,
 )
-from mlml.config.network import EncoderConfig, NetworkConfig
+from mlml.config.network import DenseEncoderConfig, EncoderConfig, NetworkConfig
 from mlml.config.optimizers import (
     AdaGradConfig,
     AdamConfig,
@@ -72,6 +72,7 @@ __all__ = [
     "DataEntry",
     "DeclarationError",
     "Declared",
+    "DenseEncoderConfig",
     "Dimension",
     "DropoutLayer",
     "ELUActivation",

@@ -1,6 +1,6 @@
 """What every network of this folder is."""
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
-@runtime_checkable
 class Dense(Protocol):
     """A network that also tells something of every pixel; its class says so by `is_dense = True`.
 
