@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mlml.figures import LIGHT
 from mlml.predictions import Examples
+
+INK, MUTED, GRID = "#1d2430", "#667085", "#e3e7ed"
+"""Those of `mlml.figures.LIGHT`, whose module imports pandas, which takes longer than to draw."""
 
 MAX_NUMBERED = 20
 """Classes up to which each cell of a confusion matrix shows its number."""
@@ -40,7 +42,9 @@ def write_confusion(confusion: Int[NDArray[np.int64], "k k"], classes: Sequence[
         ValueError: as many classes as rows are not given.
     """
     if confusion.shape != (len(classes), len(classes)):
-        raise ValueError(f"{path}: the confusion of {len(classes)} classes must be square of them; {confusion.shape}")
+        raise ValueError(
+            f"{path}: the confusion of {len(classes)} classes must be as many rows and columns; got {confusion.shape}"
+        )
     shares = 100 * confusion / confusion.sum(1, keepdims=True).clip(min=1)  # (k, k)
     side = min(2.2 + 0.42 * len(classes), 11.0)
     with _drawn((side + 0.6, side), path) as figure:
@@ -54,13 +58,13 @@ def write_confusion(confusion: Int[NDArray[np.int64], "k k"], classes: Sequence[
         if len(classes) <= MAX_NUMBERED:
             for row, column in np.argwhere(confusion > 0):
                 share = shares[row, column]
-                text, colour = "<1" if share < 0.5 else f"{share:.0f}", "white" if share > 50 else LIGHT.ink
+                text, colour = "<1" if share < 0.5 else f"{share:.0f}", "white" if share > 50 else INK
                 axes.text(column, row, text, ha="center", va="center", color=colour)
 
 
 def write_masks(examples: Examples, classes: Sequence[str], path: Path) -> None:
     """Write a PNG of three rows: images, their true masks, and the predicted ones; with the colour of each class."""
-    colours = np.array([to_rgb(LIGHT.grid), *(PALETTE[kind % len(PALETTE)] for kind in range(len(classes) - 1))])
+    colours = np.array([to_rgb(GRID), *(PALETTE[kind % len(PALETTE)] for kind in range(len(classes) - 1))])
     rows = [_rgb(examples.images), colours[examples.truth], colours[examples.predicted]]  # of (n, h, w, 3)
     with _drawn((1.0 + 0.95 * len(examples.images), 3.6), path) as figure:
         grid = figure.subplots(3, len(examples.images), squeeze=False)
@@ -69,7 +73,7 @@ def write_masks(examples: Examples, classes: Sequence[str], path: Path) -> None:
                 _picture(place, picture)
             line[0].set_ylabel(label, rotation=0, ha="right", va="center")
         shown = np.union1d(examples.truth, examples.predicted)
-        keys = [Patch(facecolor=colours[kind], edgecolor=LIGHT.muted, label=classes[kind]) for kind in shown]
+        keys = [Patch(facecolor=colours[kind], edgecolor=MUTED, label=classes[kind]) for kind in shown]
         figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 10), frameon=False)
 
 
@@ -96,7 +100,7 @@ def _drawn(inches: tuple[float, float], path: Path) -> Iterator[Figure]:
     """A figure on white, which is written once the body has drawn it: without a time or a version in it."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's matplotlibrc says
-        matplotlib.rcParams.update({"font.size": 9, "text.color": LIGHT.ink, "axes.labelcolor": LIGHT.ink})
+        matplotlib.rcParams.update({"font.size": 9, "text.color": INK, "axes.labelcolor": INK})
         figure = Figure(figsize=inches, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         yield figure
