@@ -1,9 +1,9 @@
 """What the loop costs: a step of `fit` against one of a hand-written loop, in one run: `python -m benchmarks.step`.
 
 Both train the same network with the same optimizer, rates and batches on one thread, in float32. The hand-written loop
-is what a tutorial would have: batch, augmentation, forward, backward, clipping off, one step. `fit` does besides what it
-always does: seeds by the step, the schedule, sums on the device, points on disk, a line now and then. Neither evaluates
-nor saves within the measured steps. The diagnostics of the layers are on at their default interval, or off.
+is what a tutorial would have: batch, augmentation, forward, backward, one step. `fit` does besides what it always does:
+seeds by the step, the schedule, sums on the device, points on disk, a line now and then. Neither evaluates nor saves
+within the measured steps. The diagnostics of the layers are on at their default interval, or off.
 
 Contestants take turns of some steps, so that other load on the machine meets all of them; the table holds the median of
 the ratios within a turn, and its quartiles.
@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,12 @@ def main() -> None:
     print("| network | loop | ms a step | ratio | quartiles |\n|---|---|---|---|---|")
     for network in NETWORKS:
         with tempfile.TemporaryDirectory() as folder:
-            own: Callable[[], Batches] = lambda: Batches(images, labels, BATCH_SIZE, 0, CPU)
+            methods = [build(network, spec, total, diagnosed) for diagnosed in (False, False, True)]
+            own = [Batches(images, labels, BATCH_SIZE, 0, CPU) for _ in methods]
             contestants = {
-                "by hand": by_hand(build(network, spec, total, False), own()),
-                "fit, no diagnostics": by_fit(build(network, spec, total, False), own(), Path(folder, "off")),
-                "fit": by_fit(build(network, spec, total, True), own(), Path(folder, "on")),
+                "by hand": by_hand(methods[0], own[0]),
+                "fit, no diagnostics": by_fit(methods[1], own[1], Path(folder, "off")),
+                "fit": by_fit(methods[2], own[2], Path(folder, "on")),
             }
             measured = turns(contestants, arguments.turns, arguments.steps)
         for name in contestants:

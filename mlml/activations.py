@@ -41,6 +41,7 @@ class Swish(nn.Module):
 
 
 ACTIVATIONS: dict[str, Callable[[Any], nn.Module]] = {
+    "none": lambda config: nn.Identity(),
     "step": lambda config: Step(),
     "sigmoid": lambda config: nn.Sigmoid(),
     "tanh": lambda config: nn.Tanh(),

@@ -30,6 +30,7 @@ CHOICES = {
     "Activations": config.ActivationConfig,
     "Norms": config.NormConfig,
     "Initialisers": config.InitialiserConfig,
+    "Layers": config.LayerConfig,
     "Searched values": config.Dimension,
 }
 """Title -> field type of a closed table, a union told apart by the name, or by the type."""
@@ -68,7 +69,7 @@ def page() -> str:
         parts.append(f"## {title}\n")
         for member in _members(union):
             names = ", ".join(f"`{name}`" for name in tags(member))
-            parts.append(_entry(names, _about(member), member, skip=("name", "type")))
+            parts.append(_entry(names, _about(member), member, skip=("name", "type", "layer")))
     parts.append("## Shared numbers\n")
     parts += [_entry(title, _about(schema), schema) for title, schema in SHARED.items()]
     return "\n".join(parts)

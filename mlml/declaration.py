@@ -108,6 +108,7 @@ class DataSet:
     config: Declared  # the source's
     entry: DataEntry
     labelled: bool
+    masked: bool
 
 
 @dataclass(frozen=True)
@@ -251,8 +252,11 @@ class _Reader:
         where = f"{section}.{name}"
         source = _named(entry, "source", where, catalogue.names("data/sources"))
         config, rest = _split(entry, DataEntry, catalogue.config_class("data/sources", source), where)
-        labelled = catalogue.class_constant("data/sources", source, "labelled", True)
-        return DataSet(name, source, rest, config, bool(labelled))
+        labelled, masked = (
+            bool(catalogue.class_constant("data/sources", source, attribute, default))
+            for attribute, default in (("labelled", True), ("masked", False))
+        )
+        return DataSet(name, source, rest, config, labelled, masked)
 
     def experiment(self, family: str, name: str, entry: Any) -> Experiment:
         where = f"{family}.{name}"
@@ -305,9 +309,13 @@ def _reference_faults(
         if experiment.dataset not in declared["data"]:
             hint = suggest(experiment.dataset, declared["data"])
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
-        needs_labels = experiment.family in ("supervised", "probe") and experiment.dataset in data
-        if needs_labels and not data[experiment.dataset].labelled:
-            found.append(f"{where}.dataset: needs labels, but {experiment.dataset!r} has none")
+        if experiment.family in ("supervised", "probe") and experiment.dataset in data:
+            targets = catalogue.class_constant(
+                catalogue.SECTIONS[experiment.family], experiment.method, "targets", "labels"
+            )
+            dataset = data[experiment.dataset]
+            if not (dataset.masked if targets == "masks" else dataset.labelled):
+                found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
         if experiment.family == "probe":
             found += _reference(experiments, declared, experiment, "encoder", ENCODERS)
         if experiment.family == "search":

@@ -28,10 +28,12 @@ class Method(nn.Module):
 
     Attributes:
         phases: what one step runs, in order; a GAN says ("discriminator", "generator"). Empty: nothing to train.
+        targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
     """
 
     Config: ClassVar[type[Declared]]
     phases: tuple[str, ...] = ("train",)
+    targets: ClassVar[str] = "labels"
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -64,6 +66,15 @@ class Encodes(Protocol):
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of images in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """A method that tells of classes: of each image, or of each of its pixels, as its `targets` say."""
+
+    def scores(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k *grid"]:
+        """Scores of k classes for images in [0, 1]; the largest is the prediction."""
         ...
 
 

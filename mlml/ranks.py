@@ -31,7 +31,7 @@ import torch
 
 from mlml import beside, distributed, model_folder
 from mlml.config import Declared, TrainConfig
-from mlml.data.batches import Batches
+from mlml.data.batches import split_batches
 from mlml.data.dataset import PreparedData
 from mlml.method import Method
 from mlml.seeds import seed_everything
@@ -223,10 +223,9 @@ def _train(job: Job, folder: Path | None, device: torch.device) -> None:
     seed_everything(job.seed, "init")
     method = model_folder.build(job.family, job.method, job.config, data.spec)
     config: TrainConfig = method.config.train
-    train, validation = data.split("train"), data.split("validation")
-    ranks = distributed.rank(), distributed.world_size()
-    batches = Batches(train.images, train.labels, config.batch_size, job.seed, device, *ranks)
-    judged = Batches(validation.images, validation.labels, config.batch_size, job.seed, device)
+    part = method.targets, distributed.rank(), distributed.world_size()
+    batches = split_batches(data, "train", config.batch_size, job.seed, device, *part)
+    judged = split_batches(data, "validation", config.batch_size, job.seed, device, method.targets)
     here = folder if distributed.rank() == 0 else None
 
     def tell(step: int, metrics: dict[str, float]) -> None:

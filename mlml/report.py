@@ -138,7 +138,7 @@ def write_report(results: Sequence[Result], title: str, folder: Path, provenance
         pictured=[
             _experiment(result)
             for result in results
-            if result.family == "generative" or (result.figures and result.family != "search")
+            if result.family == "generative" or (result.figures and result.family not in ("search", "supervised"))
         ],
         searches=[_search(result) for result in results if result.family == "search"],
         curves=[curve for result in results if (curve := _curves(result)) is not None],
@@ -249,7 +249,7 @@ def _number(metric: str, result: Result) -> dict[str, Any]:
 
 
 def _is_share(metric: str) -> bool:
-    return metric.endswith("accuracy")
+    return metric.endswith(("accuracy", "iou"))
 
 
 def _text(metric: str, value: float | None, digits: int = 4) -> str:

@@ -19,7 +19,7 @@ def seed_everything(*parts: int | str) -> None:
     """
     seed = derive(*parts)
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
 

@@ -12,13 +12,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from mlml import checkpoint, distributed, model_folder, points, ranks
 from mlml.config import TrainConfig
-from mlml.data.batches import Batches
+from mlml.data.batches import split_batches
 from mlml.data.dataset import DataError, PreparedData
 from mlml.declaration import Experiment
 from mlml.method import Method
@@ -86,17 +85,10 @@ def train(
     if not method.phases:
         return method, {}
     assert config is not None
-    batches = [split_batches(data, name, config.batch_size, seed, device) for name in ("train", "validation")]
+    splits = ("train", "validation")
+    batches = [split_batches(data, name, config.batch_size, seed, device, method.targets) for name in splits]
     fitted = fit(method, batches[0], batches[1], config, seed, folder, on_evaluation)
     return method, fitted.metrics
-
-
-def split_batches(
-    data: PreparedData, name: str, batch_size: int | Literal["full"], seed: int, device: torch.device
-) -> Batches:
-    """Batches of one split of prepared data."""
-    split = data.split(name)
-    return Batches(split.images, split.labels, batch_size, seed, device)
 
 
 def write_outputs(stage: Stage, results: Mapping[int, Mapping[str, float]], folders: Mapping[int, Path]) -> None:

@@ -13,11 +13,12 @@ def work(stage: Stage) -> None:
     import torch
 
     from mlml import figures
+    from mlml.data.batches import split_batches
     from mlml.data.dataset import PreparedData
     from mlml.method import Method, Reconstructs, Samples
     from mlml.seeds import generator
     from mlml.train import evaluate
-    from stages._training import FIGURES, fresh_folder, split_batches, train_experiment
+    from stages._training import FIGURES, fresh_folder, train_experiment
 
     folder = fresh_folder(FIGURES / stage.name)
 

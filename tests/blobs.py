@@ -23,6 +23,16 @@ def blobs(num_images: int, seed: int, channels: int = 1, size: int = 8) -> tuple
     return images.astype(np.uint8), labels.astype(np.int64)
 
 
+def masks(labels: np.ndarray, size: int = 8) -> np.ndarray:
+    """The bright quadrants: 1 more than the image's class there, 0 elsewhere."""
+    half = size // 2
+    drawn = np.zeros((len(labels), size, size), np.uint8)
+    for mask, label in zip(drawn, labels, strict=True):
+        row, column = divmod(int(label), 2)
+        mask[row * half : (row + 1) * half, column * half : (column + 1) * half] = 1 + label
+    return drawn
+
+
 def write_prepared(folder: Path, channels: int = 1, size: int = 8, labelled: bool = True) -> PreparedData:
     """Write a prepared data set of blobs."""
     for number, name in enumerate(SPLITS):
@@ -31,6 +41,7 @@ def write_prepared(folder: Path, channels: int = 1, size: int = 8, labelled: boo
         np.save(folder / name / "images.npy", images)
         if labelled:
             np.save(folder / name / "labels.npy", labels)
+            np.save(folder / name / "masks.npy", masks(labels, size))
     train = np.load(folder / "train" / "images.npy") / 255
     spec = DataSpec(
         name=folder.name,
@@ -43,6 +54,7 @@ def write_prepared(folder: Path, channels: int = 1, size: int = 8, labelled: boo
         sizes=SIZES,
         source={"source": "blobs"},
         hashes={"train/images.npy": "0" * 64},
+        mask_classes=("background", *"abcd") if labelled else (),
     )
     (folder / "spec.json").write_text(json.dumps(spec.model_dump(mode="json")))
     return PreparedData(folder)

@@ -13,6 +13,7 @@ DECLARED = TypeAdapter(ActivationConfig)
 X = torch.linspace(-4, 4, 33, dtype=torch.float64).view(3, 11)
 
 FORMULAS = {
+    "none": lambda x: x,
     "step": lambda x: 1.0 if x >= 0 else 0.0,
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "tanh": lambda x: 2 / (1 + math.exp(-2 * x)) - 1,

@@ -163,6 +163,16 @@ FAULTS = [
         {"name": "step", "gama": 1},
         "pretext.simclr.train.schedule.gama: unknown key; did you mean 'gamma'? (known: gamma, milest",
     ),
+    (
+        "pretext.simclr.encoder",
+        {"network": "convnet", "layers": [{"layer": "convolution", "chanels": 3}]},
+        "pretext.simclr.encoder.layers.0.chanels: unknown key; did you mean 'channels'? (known: activation, channels",
+    ),
+    (
+        "pretext.simclr.encoder",
+        {"network": "convnet", "layers": [{"layer": "unpooling"}]},
+        "pretext.simclr.encoder.layers: layer 1 (unpooling): no max_pooling before it is left to be undone; add one",
+    ),
 ]
 
 
@@ -210,6 +220,24 @@ def test_unlabelled_data_is_refused_where_labels_are_needed(content):
     content["pretext"]["simclr"]["dataset"] = "photos"
     assert "supervised.classifier.dataset: needs labels, but 'photos' has none" in found(content)
     assert not any(fault.startswith("pretext.") for fault in found(content))
+
+
+def test_data_without_masks_is_refused_where_masks_are_needed(content):
+    train = {"steps": 1}
+    content["supervised"]["masks"] = {
+        "method": "segmenter",
+        "dataset": "digits",
+        "encoder": {"network": "unet"},
+        "train": train,
+    }
+    assert "supervised.masks.dataset: needs masks, but 'digits' has none" in found(content)
+    content["data"]["drawn"] = {"source": "shapes"}
+    content["supervised"]["masks"]["dataset"] = "drawn"
+    declaration.check(content)
+    content["supervised"]["masks"]["encoder"] = {"network": "cnn"}
+    assert found(content) == [
+        "supervised.masks.encoder: must be a network that tells of every pixel (convnet, unet); got 'cnn'"
+    ]
 
 
 def test_a_search_over_a_path_that_does_not_exist_is_refused(content):

@@ -19,7 +19,7 @@ from mlml.config.layers import (
     PReLUActivation,
     SwishActivation,
 )
-from mlml.config.network import EncoderConfig, NetworkConfig
+from mlml.config.network import DenseEncoderConfig, EncoderConfig, NetworkConfig
 from mlml.config.optimizers import (
     AdaGradConfig,
     AdamConfig,
@@ -43,6 +43,17 @@ from mlml.config.schedules import (
 )
 from mlml.config.search import CategoricalDimension, Dimension, FloatDimension, IntDimension, SearchConfig
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
+from mlml.config.stack import (
+    ConvolutionLayer,
+    DropoutLayer,
+    FullyConnectedLayer,
+    LayerConfig,
+    PoolingLayer,
+    ReshapingLayer,
+    StackConfig,
+    TransposedConvolutionLayer,
+    UnpoolingLayer,
+)
 from mlml.config.train import TrainConfig
 
 __all__ = [
@@ -55,22 +66,27 @@ __all__ = [
     "CategoricalDimension",
     "ConstantInitialiser",
     "ConstantSchedule",
+    "ConvolutionLayer",
     "CosineSchedule",
     "CyclicalSchedule",
     "DataEntry",
     "DeclarationError",
     "Declared",
+    "DenseEncoderConfig",
     "Dimension",
+    "DropoutLayer",
     "ELUActivation",
     "EncoderConfig",
     "ExponentialSchedule",
     "FloatDimension",
     "Fraction",
+    "FullyConnectedLayer",
     "GELUActivation",
     "GroupNormConfig",
     "InitialiserConfig",
     "IntDimension",
     "LARSConfig",
+    "LayerConfig",
     "LeakyReLUActivation",
     "LinearSchedule",
     "NetworkConfig",
@@ -85,15 +101,20 @@ __all__ = [
     "PlainNorm",
     "PlateauSchedule",
     "PolynomialSchedule",
+    "PoolingLayer",
     "Probability",
     "RMSPropConfig",
+    "ReshapingLayer",
     "SGDConfig",
     "ScheduleConfig",
     "SearchConfig",
     "ShiftFlipConfig",
+    "StackConfig",
     "StepSchedule",
     "SwishActivation",
     "TrainConfig",
+    "TransposedConvolutionLayer",
+    "UnpoolingLayer",
     "faults",
     "parse",
     "suggest",

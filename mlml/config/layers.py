@@ -8,9 +8,9 @@ from mlml.config.declared import OR_NAME, BelowOne, Declared
 
 
 class PlainActivation(Declared):
-    """An activation without numbers; "step" is 1 from 0 on, and lets no gradient through."""
+    """An activation without numbers, or none; "step" is 1 from 0 on, and lets no gradient through."""
 
-    name: Literal["step", "sigmoid", "tanh", "relu", "softmax"]
+    name: Literal["none", "step", "sigmoid", "tanh", "relu", "softmax"]
 
 
 class LeakyReLUActivation(Declared):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import SerializeAsAny, ValidationError, WrapValidator
+from pydantic import AfterValidator, SerializeAsAny, ValidationError, WrapValidator
 
 from mlml.config.declared import Declared
 from mlml.config.layers import InitialiserConfig
@@ -43,3 +43,17 @@ def _network(value: Any, _: Any) -> NetworkConfig:
 
 EncoderConfig = Annotated[SerializeAsAny[NetworkConfig], WrapValidator(_network)]
 """Field type of a method that has an encoder: a mapping that names a network of mlml/models and its numbers."""
+
+
+def _dense(network: NetworkConfig) -> NetworkConfig:
+    """Refuse a network that tells of images alone."""
+    from mlml import catalogue
+
+    known = [name for name in catalogue.names("models") if catalogue.class_constant("models", name, "is_dense", False)]
+    if network.network not in known:
+        raise ValueError(f"must be a network that tells of every pixel ({', '.join(known)}); got {network.network!r}")
+    return network
+
+
+DenseEncoderConfig = Annotated[EncoderConfig, AfterValidator(_dense)]
+"""Field type of a method whose encoder tells of every pixel: a network whose class says `is_dense = True`."""

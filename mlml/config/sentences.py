@@ -128,7 +128,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 def tags(model: type[BaseModel]) -> tuple[str, ...]:
     """Names by which a member of a tagged union is chosen; none for other models."""
-    for key in ("name", "type"):
+    for key in ("name", "type", "layer"):
         if key in model.model_fields and get_args(model.model_fields[key].annotation):
             return get_args(model.model_fields[key].annotation)
     return ()

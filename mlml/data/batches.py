@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlml.data.dataset import PreparedData
 from mlml.seeds import derive
 
 RESIDENT_BYTES = 4 * 2**30
@@ -23,10 +24,13 @@ _READER = ThreadPoolExecutor(1, "read-ahead")
 
 
 class Batch(NamedTuple):
-    """Images in [0, 1] (or features), and labels; labels are empty when the data has none."""
+    """Images in [0, 1] (or features), and labels; labels are empty when the data has none.
+
+    For a method whose targets are masks, the labels are those of the pixels, (b, h, w).
+    """
 
     images: Float[Tensor, "b c h w"]
-    labels: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | Int[Tensor, "b h w"]
 
 
 class Batches:
@@ -37,7 +41,7 @@ class Batches:
 
     Args:
         images: (n, c, h, w) uint8, or (n, d) float features.
-        labels: (n,), or None.
+        labels: (n,), or (n, h, w) of pixels, or None.
         batch_size: size of the global batch; "full" for the whole split.
         seed: of the run.
         device: where batches go; small data lies there whole.
@@ -50,7 +54,7 @@ class Batches:
     def __init__(
         self,
         images: NDArray[np.generic],
-        labels: NDArray[np.int64] | None,
+        labels: NDArray[np.integer] | None,
         batch_size: int | Literal["full"],
         seed: int,
         device: torch.device,
@@ -68,24 +72,23 @@ class Batches:
         self.size, self.seed, self.device = len(images), seed, device
         self.rank, self.world_size = rank, world_size
         self.num_batches = self.size // self.batch_size
-        self._images: Tensor | NDArray[np.generic] = images
-        if images.nbytes <= RESIDENT_BYTES:
-            self._images = torch.from_numpy(np.array(images)).to(device)
-        self._labels = torch.from_numpy(np.array(labels)) if labels is not None else torch.empty(self.size, 0)
-        self._labels = self._labels.to(device)
+        self._images = _resident(images, device)
+        self._labels = torch.empty(self.size, 0, device=device) if labels is None else _resident(labels, device)
         self._epoch: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._ahead: tuple[int, Future[Tensor]] | None = None  # the batch after the last one, read by a thread
+        self._ahead: tuple[int, Future[tuple[Tensor, Tensor]]] | None = (
+            None  # the batch after the last one, read by a thread
+        )
 
     def __call__(self, n: int) -> Batch:
         """Return this rank's part of batch n, on the device."""
         index = self._index(n)
-        if isinstance(self._images, Tensor):
+        if isinstance(self._images, Tensor) and isinstance(self._labels, Tensor):
             return self.at(index)
         if self._ahead is None or self._ahead[0] != n:
             self._ahead = (n, _READER.submit(self._read, index))
-        images = self._ahead[1].result()
+        rows = self._ahead[1].result()
         self._ahead = (n + 1, _READER.submit(self._read, self._index(n + 1)))
-        return self._on_device(images, index)
+        return self._on_device(*rows)
 
     def _index(self, n: int) -> Int[Tensor, " b"]:
         """Where in the split the images of this rank's part of batch n lie."""
@@ -99,25 +102,47 @@ class Batches:
 
     def at(self, index: Int[Tensor, " b"]) -> Batch:
         """Return the examples at `index` of the split, on the device."""
-        if isinstance(self._images, Tensor):
-            index = index.to(self.device)
-            return self._on_device(self._images[index], index)
-        return self._on_device(self._read(index), index)
+        return self._on_device(*self._read(index))
 
-    def _read(self, index: Int[Tensor, " b"]) -> Tensor:
-        """Read images from the memory map, into memory that a GPU can copy from by itself."""
-        assert not isinstance(self._images, Tensor)
-        images = torch.from_numpy(self._images[index.numpy()])
-        return images.pin_memory() if self.device.type == "cuda" else images
+    def _read(self, index: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+        """Images and labels, on the device or, from a memory map, in memory that a GPU can copy from by itself."""
+        return self._rows(self._images, index), self._rows(self._labels, index)
 
-    def _on_device(self, images: Tensor, index: Int[Tensor, " b"]) -> Batch:
-        return Batch(as_float(images.to(self.device, non_blocking=True)), self._labels[index.to(self.device)])
+    def _rows(self, array: Tensor | NDArray[np.generic], index: Int[Tensor, " b"]) -> Tensor:
+        if isinstance(array, Tensor):
+            return array[index.to(self.device)]
+        rows = torch.from_numpy(array[index.numpy()])
+        return rows.pin_memory() if self.device.type == "cuda" else rows
+
+    def _on_device(self, images: Tensor, labels: Tensor) -> Batch:
+        images, labels = (rows.to(self.device, non_blocking=True) for rows in (images, labels))
+        return Batch(as_float(images), labels.long() if labels.dtype == torch.uint8 else labels)
 
     def in_order(self) -> list[Tensor]:
         """Indices of the split in order, cut into batches of nearly equal size: for evaluation."""
         return list(torch.arange(self.size).tensor_split(-(-self.size // self.batch_size)))
 
 
+def _resident(array: NDArray[np.generic], device: torch.device) -> Tensor | NDArray[np.generic]:
+    """The array on the device whole if it is small, else as it is."""
+    return torch.from_numpy(np.array(array)).to(device) if array.nbytes <= RESIDENT_BYTES else array
+
+
 def as_float(images: Tensor) -> Tensor:
     """Scale uint8 images to floats in [0, 1]; floats pass."""
     return images.float().div_(255) if images.dtype == torch.uint8 else images
+
+
+def split_batches(
+    data: PreparedData,
+    name: str,
+    batch_size: int | Literal["full"],
+    seed: int,
+    device: torch.device,
+    targets: str = "labels",
+    rank: int = 0,
+    world_size: int = 1,
+) -> Batches:
+    """Batches of one split of prepared data, with the labels or the masks, whichever a method's `targets` names."""
+    split = data.split(name)
+    return Batches(split.images, split.targets(targets), batch_size, seed, device, rank, world_size)

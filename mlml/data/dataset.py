@@ -4,6 +4,7 @@
     <folder>/<split>/images.npy          (n, c, h, w) uint8
     <folder>/<split>/labels.npy          (n,) int64; absent when the data has no labels
     <folder>/<split>/captions.json       n strings; absent when the data has no captions
+    <folder>/<split>/masks.npy           (n, h, w) uint8, the class of each pixel; absent when the data has no masks
 
 The splits are "train", "validation" and "test".
 """
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from mlml.config import Declared
 
@@ -30,6 +31,7 @@ class DataSpec(Declared):
         sizes: number of images in each split.
         source: the declared source, with its numbers.
         hashes: sha256 of each file of the splits, by file name relative to the folder.
+        mask_classes: of the pixels, the background first; none where the data has no masks.
         dropped_duplicates: images left out because an equal one stands in the source's own test split.
     """
 
@@ -45,6 +47,13 @@ class DataSpec(Declared):
     source: dict[str, Any]
     hashes: dict[str, str]
     dropped_duplicates: int = 0
+    mask_classes: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_absent_masks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the classes of masks out where there are none: such data keeps the bytes it had before masks were."""
+        values: dict[str, Any] = dump(self)
+        return values if self.mask_classes else {key: values[key] for key in values if key != "mask_classes"}
 
 
 class Split(NamedTuple):
@@ -53,6 +62,11 @@ class Split(NamedTuple):
     images: NDArray[np.uint8]  # (n, c, h, w), a memory map
     labels: NDArray[np.int64] | None  # (n,)
     captions: list[str] | None
+    masks: NDArray[np.uint8] | None = None  # (n, h, w), a memory map
+
+    def targets(self, kind: str) -> NDArray[np.integer] | None:
+        """What a method is to predict of the images: their "labels", or their "masks"."""
+        return self.masks if kind == "masks" else self.labels
 
 
 class Raw(NamedTuple):
@@ -63,6 +77,8 @@ class Raw(NamedTuple):
     classes: tuple[str, ...] = ()
     captions: list[str] | None = None
     is_test: NDArray[np.bool_] | None = None  # (n,): the source's own test split, if it has one
+    masks: NDArray[np.uint8] | None = None  # (n, h, w), indices of `mask_classes`
+    mask_classes: tuple[str, ...] = ()  # the background first
 
 
 class Source:
@@ -70,10 +86,12 @@ class Source:
 
     Attributes:
         labelled: whether the images have classes; checked against what depends on it before anything runs.
+        masked: whether their pixels have; the same.
     """
 
     Config: ClassVar[type[Declared]]
     labelled: ClassVar[bool] = True
+    masked: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -108,9 +126,10 @@ class PreparedData:
     def split(self, name: str) -> Split:
         """Open one of the splits "train", "validation", "test" as memory maps."""
         folder = self.folder / name
-        labels, captions = folder / "labels.npy", folder / "captions.json"
+        labels, captions, masks = folder / "labels.npy", folder / "captions.json", folder / "masks.npy"
         return Split(
             np.load(folder / "images.npy", mmap_mode="r"),
             np.load(labels, mmap_mode="r") if labels.exists() else None,
             json.loads(captions.read_text()) if captions.exists() else None,
+            np.load(masks, mmap_mode="r") if masks.exists() else None,
         )

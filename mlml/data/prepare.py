@@ -78,6 +78,7 @@ def prepare(
         },
         hashes={path.relative_to(unfinished).as_posix(): _sha256(path) for path in sorted(unfinished.glob("*/*"))},
         dropped_duplicates=len(raw.images) - sum(sizes.values()),
+        mask_classes=raw.mask_classes,
     )
     (unfinished / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
     _replace(folder, unfinished)
@@ -149,24 +150,36 @@ def _check(raw: Raw, name: str) -> None:
             found.append(f"{what} must be as many as images, {len(raw.images)}; got {len(values)}")
     if raw.labels is not None and len(raw.labels) and not 0 <= raw.labels.min() <= raw.labels.max() < len(raw.classes):
         found.append(f"labels must be 0 to {len(raw.classes) - 1}; got {raw.labels.min()} to {raw.labels.max()}")
+    if raw.masks is not None:
+        shape = (len(raw.images), *raw.images.shape[2:])
+        if raw.masks.dtype != np.uint8 or raw.masks.shape != shape:
+            found.append(f"masks must be {shape} uint8, as the images; got {raw.masks.dtype} {raw.masks.shape}")
+        elif raw.masks.size and raw.masks.max() >= len(raw.mask_classes):
+            found.append(f"masks must be 0 to {len(raw.mask_classes) - 1}; got {raw.masks.max()}")
     if found:
         raise DataError(f"data.{name}: {'; '.join(found)}")
 
 
 def _write_split(raw: Raw, indices: NDArray[np.int64], folder: Path) -> None:
     folder.mkdir(parents=True)
-    shape = (len(indices), *raw.images.shape[1:])
-    written = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    start = 0
-    for chunk in _chunks(raw.images, indices):
-        written[start : start + len(chunk)] = raw.images[chunk]
-        start += len(chunk)
-    written.flush()
-    del written
+    _write_pixels(raw.images, indices, folder / "images.npy")
     if raw.labels is not None:
         np.save(folder / "labels.npy", raw.labels[indices].astype(np.int64))
     if raw.captions is not None:
         (folder / "captions.json").write_text(json.dumps([raw.captions[index] for index in indices], indent=0) + "\n")
+    if raw.masks is not None:
+        _write_pixels(raw.masks, indices, folder / "masks.npy")
+
+
+def _write_pixels(pixels: NDArray[np.uint8], indices: NDArray[np.int64], path: Path) -> None:
+    """Write the images, or the masks, at `indices`, without holding all of them in memory."""
+    shape = (len(indices), *pixels.shape[1:])
+    written = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    start = 0
+    for chunk in _chunks(pixels, indices):
+        written[start : start + len(chunk)] = pixels[chunk]
+        start += len(chunk)
+    written.flush()
 
 
 def _chunks(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -1,6 +1,6 @@
 """What every network of this folder is."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +29,22 @@ class Network(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of images in [0, 1]."""
         raise NotImplementedError
+
+
+class Dense(Protocol):
+    """A network that also tells something of every pixel; its class says so by `is_dense = True`.
+
+    Attributes:
+        dense_dim: width of the features of a pixel. Reading it raises ValueError where the network as declared does not
+            end with a grid of the image's size.
+    """
+
+    @property
+    def dense_dim(self) -> int: ...
+
+    def dense(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
+        """Features of every pixel of images in [0, 1]."""
+        ...
 
 
 def halved(layer: str, size: tuple[int, int], way_out: str) -> tuple[int, int]:

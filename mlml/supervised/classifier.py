@@ -69,13 +69,18 @@ class Classifier(Method):
         return shifted
 
     def forward(self, batch: Batch | Mixed, phase: str) -> Output:
-        scores = self.head(self.encoder(batch.images))  # (b, classes)
+        scores = self.scores(batch.images)  # (b, classes)
         smoothing = self.config.label_smoothing if self.training else 0.0
         loss = LOSSES[self.config.loss]
         losses = loss(scores, batch.labels, smoothing)  # (b,)
         if isinstance(batch, Mixed):
             losses = batch.weight * losses + (1 - batch.weight) * loss(scores, batch.partner_labels, smoothing)
         return Output(losses.mean(), {"accuracy": (scores.argmax(1) == batch.labels).float().mean()})
+
+    def scores(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+        """Scores of the classes for images in [0, 1]."""
+        scores: Tensor = self.head(self.encoder(images))
+        return scores
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of images in [0, 1], before the linear layer."""

@@ -14,7 +14,7 @@ from mlml.config import DeclarationError
 from mlml.data.batches import Batches
 from mlml.data.dataset import PreparedData
 from mlml.declaration import resolve
-from mlml.method import Encodes, Samples
+from mlml.method import Encodes, Samples, Scores
 from mlml.seeds import derive, seed_everything
 from mlml.train import evaluate, fit
 
@@ -33,11 +33,15 @@ TRAIN = {
     "accumulate": 2,
 }
 
+PERCEPTRON = {"network": "mlp", "hidden_widths": [16, 16]}
+
 
 def entry(family: str, name: str, **train) -> dict:
     """The smallest entry of a method: what it requires, and nothing else."""
     fields = catalogue.config_class(family, name).model_fields
-    given = {"encoder": {"network": "mlp", "hidden_widths": [16, 16]}, "train": {**TRAIN, **train}}
+    masked = catalogue.class_constant(family, name, "targets", "labels") == "masks"
+    encoder = {"network": "unet", "width": 4, "num_stages": 2} if masked else PERCEPTRON
+    given = {"encoder": encoder, "train": {**TRAIN, **train}}
     return {"method": name, "dataset": "blobs", **{key: value for key, value in given.items() if key in fields}}
 
 
@@ -47,16 +51,15 @@ def build(family, name, data, seed=0, **train):
     return model_folder.build(family, name, experiment.config, data.spec)
 
 
-def batches(data, split, seed=0, rank=0, world_size=1):
+def batches(data, split, seed=0, rank=0, world_size=1, targets="labels"):
     arrays = data.split(split)
-    return Batches(arrays.images, arrays.labels, TRAIN["batch_size"], seed, CPU, rank, world_size)
+    return Batches(arrays.images, arrays.targets(targets), TRAIN["batch_size"], seed, CPU, rank, world_size)
 
 
 def train(family, name, data, folder, seed=0, **numbers):
     method = build(family, name, data, seed, **numbers)
-    fitted = fit(
-        method, batches(data, "train", seed), batches(data, "validation", seed), method.config.train, seed, folder
-    )
+    splits = [batches(data, split, seed, targets=method.targets) for split in ("train", "validation")]
+    fitted = fit(method, *splits, method.config.train, seed, folder)
     return method, fitted
 
 
@@ -76,7 +79,9 @@ class TestTrainedMethod:
         method = build(family, name, blob_data)
         for phase in dict.fromkeys(method.phases):
             method.zero_grad()
-            batch = method.augment(batches(blob_data, "train")(0), torch.Generator().manual_seed(0))
+            batch = method.augment(
+                batches(blob_data, "train", targets=method.targets)(0), torch.Generator().manual_seed(0)
+            )
             method(batch, phase).loss.backward()
             for parameter in method.phase_parameters(phase):
                 assert parameter.grad is not None
@@ -94,7 +99,7 @@ class TestTrainedMethod:
                 raise Stopped
 
         method = build(family, name, blob_data, precision=precision)
-        splits = batches(blob_data, "train"), batches(blob_data, "validation")
+        splits = [batches(blob_data, split, targets=method.targets) for split in ("train", "validation")]
         with pytest.raises(Stopped):
             fit(method, *splits, method.config.train, 0, tmp_path / "parts", stop)
         assert sorted(path.stem for path in (tmp_path / "parts").glob("*.ckpt"))[-1] == "step_000000006"
@@ -114,7 +119,8 @@ class TestTrainedMethod:
 
     def test_evaluation_repeats(self, family, name, blob_data):
         method = build(family, name, blob_data)
-        first, second = (evaluate(method, batches(blob_data, "validation"), 0) for _ in range(2))
+        splits = [batches(blob_data, "validation", targets=method.targets) for _ in range(2)]
+        first, second = (evaluate(method, split, 0) for split in splits)
         assert first == second
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -141,6 +147,10 @@ class TestMethod:
         if isinstance(method, Encodes):
             assert torch.equal(loaded.encode(images), method.encode(images))
             assert loaded.encode(images).shape == (16, method.feature_dim)
+        if isinstance(method, Scores):
+            assert torch.equal(loaded.scores(images), method.scores(images))
+            classes = 5 if method.targets == "masks" else 4
+            assert method.scores(images).shape == (16, classes, *([8, 8] if method.targets == "masks" else []))
         if isinstance(method, Samples):
             drawn = [m.sample(5, torch.Generator().manual_seed(1)) for m in (method, loaded)]
             assert drawn[0].shape == (5, 1, 8, 8)
@@ -195,7 +205,8 @@ def stop(step, metrics):
 for family, name in TRAINED:
     def run(folder, watch=None):
         method = build(family, name, data, **RANKED)
-        splits = batches(data, "train", 0, rank, world), batches(data, "validation")
+        splits = (batches(data, "train", 0, rank, world, method.targets),
+                  batches(data, "validation", targets=method.targets))
         return method, fit(method, *splits, method.config.train, 0, folder, watch), splits[0](0).images
     method, fitted, seen = run(out / name / "whole")
     try:

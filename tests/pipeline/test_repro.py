@@ -63,6 +63,8 @@ def test_checkpoints_are_gone(project):
 def test_pictures_and_curves(project):
     figures = {path.name for path in (project.folder / "reports/figures/vae").iterdir()}
     assert figures == {"seed_0_samples.png", "seed_0_reconstructions.png", "seed_0_interpolation.png"}
+    figures = {path.name for path in (project.folder / "reports/figures/classifier").iterdir()}
+    assert figures == {"seed_0_confusion.png", "seed_0_mistakes.png"}  # after 12 steps there are mistakes
     rows = list(csv.DictReader((project.folder / "reports/curves/simclr.csv").open()))
     assert [(row["seed"], row["step"]) for row in rows] == [(s, t) for s in "01" for t in ("4", "8", "12")]
     assert all(float(row["train/loss"]) > 0 and float(row["validation/loss"]) > 0 for row in rows)

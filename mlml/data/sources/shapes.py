@@ -18,6 +18,11 @@ from mlml.data.draws import Draws
 KINDS = ("circle", "square", "triangle", "diamond", "cross", "ring", "star", "semicircle")
 """The classes."""
 
+MASK_CLASSES = ("background", *KINDS)
+"""The classes of pixels."""
+
+_HALF = 8
+
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
 EXTENTS = ("small", "medium", "large")
 PLACES = (
@@ -56,8 +61,13 @@ class Scene(NamedTuple):
 class Shapes(Source):
     """RGB pictures; the class is the kind of shape, the caption also says its size, colour and place.
 
+    The mask is exact, for it is what the picture was painted by: a pixel is of the shape's kind where at least half of
+    its samples lie inside the shape, and background elsewhere. The mixed colours at an edge do not blur it.
+
     Picture i is a function of (seed, i, size), so a larger count extends a smaller one.
     """
+
+    masked = True
 
     class Config(Declared):
         """Number of pictures, their height and width in pixels, and the seed."""
@@ -70,10 +80,14 @@ class Shapes(Source):
         count, size = self.config.count, self.config.size
         scenes = [scene(self.config.seed, index, size) for index in range(count)]
         images = np.empty((count, 3, size, size), np.uint8)
-        for image, shown in zip(images, scenes, strict=True):
-            image[...] = paint(shown, coverage(shown, size))
+        masks = np.empty((count, size, size), np.uint8)
+        for image, mask, shown in zip(images, masks, scenes, strict=True):
+            covered = coverage(shown, size)
+            image[...] = paint(shown, covered)
+            mask[...] = (covered >= _HALF) * (1 + shown.kind)
         labels = np.array([shown.kind for shown in scenes], np.int64)
-        return Raw(images, labels, KINDS, [shown.caption for shown in scenes])
+        captions = [shown.caption for shown in scenes]
+        return Raw(images, labels, KINDS, captions, masks=masks, mask_classes=MASK_CLASSES)
 
 
 def scene(seed: int, index: int, size: int) -> Scene:
