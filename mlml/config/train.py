@@ -15,6 +15,7 @@ class TrainConfig(Declared):
     Attributes:
         l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
         l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
+        diagnose_every: steps from one measurement of the layers to the next; null measures none. The last step is one.
     """
 
     epochs: PositiveFloat | None = None
@@ -35,6 +36,7 @@ class TrainConfig(Declared):
     min_delta: NonNegativeFloat = 0.0
     restore_best: bool = False
     log_every: PositiveInt = 20
+    diagnose_every: PositiveInt | None = 25
     checkpoint_every: PositiveInt = 500
     checkpoint_seconds: PositiveFloat = 30.0
 
