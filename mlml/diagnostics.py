@@ -101,19 +101,22 @@ def read(path: Path) -> Record:
 
 
 def diagnose(record: Record) -> list[Verdict]:
-    """Every illness of a run, causes before consequences; none of a healthy one."""
-    return [*of_layers(record), *of_loss(record), *of_generalisation(record)]
+    """Every illness of a run, causes before consequences; none of a healthy one.
+
+    High bias is left out where something else is wrong: a larger network would not help.
+    """
+    found = [*of_loss(record), *of_layers(record)]
+    return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
 
 
 def of_layers(record: Record) -> list[Verdict]:
     """Illnesses that the measures of the layers show, at most one of a kind: that of the worst layer."""
     layers = record.layers
-    causes = [symmetry(layers), dead_units(layers), saturation(layers), vanishing(layers)]
-    found = [verdict for verdict in causes if verdict]
-    found += [verdict for verdict in (exploding(record), large_updates(layers)) if verdict]
-    if not found and (standstill := small_updates(layers)) is not None:
-        found.append(standstill)
-    return found
+    causes = (symmetry(layers), large_updates(layers), exploding(record))
+    consequences = (dead_units(layers), saturation(layers), vanishing(layers))
+    found = [verdict for verdict in (*causes, *consequences) if verdict is not None]
+    standstill = small_updates(layers) if not found else None
+    return [standstill] if standstill is not None else found
 
 
 def of_loss(record: Record) -> list[Verdict]:
@@ -149,13 +152,13 @@ def explain(path: Path, last: Mapping[str, float]) -> str:
     for name, value in last.items():
         series = record.curves.setdefault(name, [])
         series.append((series[-1][0] + 1 if series else 1, value))
-    found = [*of_layers(record), *of_loss(record)]
-    return "".join(f"; diagnosis: {verdict.sentence}" for verdict in found)
+    said = [verdict.sentence for verdict in (*of_loss(record), *of_layers(record))]
+    return f"; diagnosis: {'; '.join(said)}" if said else ""
 
 
 def symmetry(layers: Layers) -> Verdict | None:
-    """Units that are copies of others and stay so: equal weights get equal gradients."""
-    lasting = {name: series[-1][1] for name, series in _of(layers, "symmetric") if len(series) > 1}
+    """Units that are copies of others from beginning to end: equal weights get equal gradients."""
+    lasting = {name: min(_finite(series) or [0.0]) for name, series in _of(layers, "symmetric") if len(series) > 1}
     name, share = _worst(lasting)
     if name is None or not share > SYMMETRIC:
         return None
@@ -163,7 +166,7 @@ def symmetry(layers: Layers) -> Verdict | None:
         "symmetry",
         name,
         share,
-        f"units are copies: {share:.0%} of the units of {name} have the weights of another to the end and so compute "
+        f"units are copies: {_percent(share)} of the units of {name} have the weights of another all along and so compute "
         f"the same{_others(lasting, SYMMETRIC)}; initialise at random, such as by he_normal, and not by a constant",
     )
 
@@ -178,7 +181,7 @@ def dead_units(layers: Layers) -> Verdict | None:
         "dead units",
         name,
         share,
-        f"units are dead: {share:.0%} of the units of {name} are 0 for a whole batch{_others(shares, DEAD)}; lower "
+        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{_others(shares, DEAD)}; lower "
         "train.optimizer.learning_rate, or take leaky_relu, elu or gelu, he_normal or a norm",
     )
 
@@ -193,7 +196,7 @@ def saturation(layers: Layers) -> Verdict | None:
         "saturation",
         name,
         share,
-        f"activations saturate: {share:.0%} of the outputs of {name} are within 1 % of their bounds, where hardly any "
+        f"activations saturate: {_percent(share)} of the outputs of {name} are within 1 % of their bounds, where hardly any "
         f"gradient passes{_others(shares, SATURATED)}; take smaller initial weights (xavier_normal), a norm, or relu",
     )
 
@@ -234,12 +237,13 @@ def exploding(record: Record) -> Verdict | None:
     name, factor = _worst(growth)
     if name is None or not factor > EXPLODING:
         return None
-    grew = f"grew to {factor:.0e} times what it was" if _good(factor) else "stopped being finite"
+    usual_then = "times what it was in the first half of the run"
+    grew = f"grew to {factor:.0e} {usual_then}" if _good(factor) else "stopped being finite"
     return Verdict(
         "exploding gradients",
         name,
         factor,
-        f"gradients explode: the gradient norm of {name} {grew} in the first half of the run; {way_out}",
+        f"gradients explode: the gradient norm of {name} {grew}; {way_out}",
     )
 
 
@@ -253,7 +257,7 @@ def large_updates(layers: Layers) -> Verdict | None:
         "large updates",
         name,
         ratio,
-        f"updates are too large: a step changes the weights of {name} by {ratio:.0%} of their norm"
+        f"updates are too large: a step changes the weights of {name} by {_percent(ratio)} of their norm"
         f"{_others(ratios, LARGE_UPDATE)}, where about 0.1 % is usual; lower train.optimizer.learning_rate",
     )
 
@@ -288,8 +292,9 @@ def losses(record: Record, phase: str) -> Verdict | None:
     rise = max((end - start) / unit / DIVERGED, (highest - start) / unit / EXPLODED)
     if rise > 1:
         at = next(step for step, value in curve if value == highest)
-        sentence = f"the loss diverges: it began at {start:.4g}, was {highest:.4g} at step {at}"
-        return Verdict("diverging loss", None, rise, f"{sentence} and ended at {end:.4g}; {way_out}")
+        went = "diverges" if end - start > unit * DIVERGED else "exploded on its way"
+        sentence = f"the loss {went}: it began at {start:.4g}, was {highest:.4g} at step {at} and ended at {end:.4g}"
+        return Verdict("diverging loss", None, rise, f"{sentence}; {way_out}")
     late = curve[len(curve) // 2 :]
     if len(curve) >= MIN_POINTS and len(values) == len(curve):
         slope, intercept = linear_regression(*zip(*late, strict=True))
@@ -400,6 +405,10 @@ def _worst(values: Mapping[str, float]) -> tuple[str | None, float]:
     """The first name with the greatest value."""
     name = max(values, key=lambda name: values[name], default=None)
     return name, values[name] if name is not None else 0.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _others(values: Mapping[str, float], threshold: float) -> str:
