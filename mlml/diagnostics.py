@@ -166,8 +166,8 @@ def symmetry(layers: Layers) -> Verdict | None:
         "symmetry",
         name,
         share,
-        f"units are copies: {_percent(share)} of the units of {name} have the weights of another all along and so compute "
-        f"the same{_others(lasting, SYMMETRIC)}; initialise at random, such as by he_normal, and not by a constant",
+        f"units are copies: {_percent(share)} of the units of {name} have the weights of another all along and so "
+        f"compute the same{_others(lasting, SYMMETRIC)}; initialise at random (he_normal), not by a constant",
     )
 
 
@@ -181,8 +181,8 @@ def dead_units(layers: Layers) -> Verdict | None:
         "dead units",
         name,
         share,
-        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{_others(shares, DEAD)}; lower "
-        "train.optimizer.learning_rate, or take leaky_relu, elu or gelu, he_normal or a norm",
+        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{_others(shares, DEAD)}; "
+        "lower train.optimizer.learning_rate, or take leaky_relu, elu or gelu, he_normal or a norm",
     )
 
 
@@ -196,8 +196,8 @@ def saturation(layers: Layers) -> Verdict | None:
         "saturation",
         name,
         share,
-        f"activations saturate: {_percent(share)} of the outputs of {name} are within 1 % of their bounds, where hardly any "
-        f"gradient passes{_others(shares, SATURATED)}; take smaller initial weights (xavier_normal), a norm, or relu",
+        f"activations saturate: {_percent(share)} of the outputs of {name} are within 1 % of their bounds, where "
+        f"no gradient passes{_others(shares, SATURATED)}; take smaller initial weights (xavier_normal), a norm or relu",
     )
 
 
