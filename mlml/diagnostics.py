@@ -35,8 +35,9 @@ DEAD = 0.5
 SATURATED = 0.5
 """Half of the outputs at a bound, where the slope is below 4 % of the steepest (Glorot & Bengio 2010, section 3)."""
 
-LARGE_UPDATE = 0.1
-"""A hundred times the rule of thumb that a step changes weights by about a thousandth (Hinton 2010, section 7)."""
+LARGE_UPDATE, OVERWRITING = 0.1, 2.0
+"""What a step usually changes, and what the largest step changed: a hundred times the rule of thumb that it is about a
+thousandth of the weights (Hinton 2010, section 7), and so much that nothing of the weights before is left."""
 
 SMALL_UPDATE = 1e-5
 """A hundredth of that rule, never exceeded: a thousand steps would not change the weights by 1 %."""
@@ -248,17 +249,21 @@ def exploding(record: Record) -> Verdict | None:
 
 
 def large_updates(layers: Layers) -> Verdict | None:
-    """Steps that change a layer's weights by a tenth and more."""
-    ratios = {name: median(values) for name, series in _of(layers, "update_ratio") if (values := _finite(series))}
-    name, ratio = _worst(ratios)
-    if name is None or not ratio > LARGE_UPDATE:
+    """Steps that usually change a layer's weights by a tenth and more, or one that overwrote them."""
+    series = {name: values for name, series in _of(layers, "update_ratio") if (values := _finite(series))}
+    excess = {name: max(median(v) / LARGE_UPDATE, max(v) / OVERWRITING) for name, v in series.items()}
+    name, times = _worst(excess)
+    if name is None or not times > 1:
         return None
+    usual, most = median(series[name]), max(series[name])
+    changes = f"changes the weights of {name} by {_percent(usual)} of their norm"
+    changed = f"changed the weights of {name} by {_percent(most)} of their norm"
     return Verdict(
         "large updates",
         name,
-        ratio,
-        f"updates are too large: a step changes the weights of {name} by {_percent(ratio)} of their norm"
-        f"{_others(ratios, LARGE_UPDATE)}, where about 0.1 % is usual; lower train.optimizer.learning_rate",
+        usual if usual > LARGE_UPDATE else most,
+        f"updates are too large: a step {changes if usual > LARGE_UPDATE else changed}{_others(excess, 1)}, where "
+        "about 0.1 % is usual; lower train.optimizer.learning_rate or add schedule.warmup_steps",
     )
 
 
