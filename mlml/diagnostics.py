@@ -116,6 +116,8 @@ def of_layers(record: Record) -> list[Verdict]:
     causes = (symmetry(layers), large_updates(layers), exploding(record))
     consequences = (dead_units(layers), saturation(layers), vanishing(layers))
     found = [verdict for verdict in (*causes, *consequences) if verdict is not None]
+    if {"symmetry", "dead units"} & {verdict.kind for verdict in found}:  # they let no gradient through at all
+        found = [verdict for verdict in found if (verdict.kind, verdict.value) != ("vanishing gradients", 0)]
     standstill = small_updates(layers) if not found else None
     return [standstill] if standstill is not None else found
 
@@ -209,12 +211,13 @@ def vanishing(layers: Layers) -> Verdict | None:
     if name is None or not ratios[name][0] < VANISHING:
         return None
     ratio, later = ratios[name]
+    is_tiny = f"is {ratio:.0e} of that of {later}" if ratio > 0 else f"is 0, and that of {later} is not"
     return Verdict(
         "vanishing gradients",
         name,
         ratio,
-        f"gradients vanish: the gradient norm of {name} is {ratio:.0e} of that of {later}; see He initialisation "
-        "(he_normal), relu instead of sigmoid, batch norm, and residual connections",
+        f"gradients vanish: the gradient norm of {name} {is_tiny}; see He initialisation (he_normal), relu instead of "
+        "sigmoid, batch norm, and residual connections",
     )
 
 

@@ -98,10 +98,11 @@ def _map(axes: Axes, panel: _Panel, values: Float[NDArray[np.floating], "l c"], 
     axes.grid(visible=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    bar = axes.figure.colorbar(image, ax=axes, location="bottom", fraction=0.06, pad=0.02, aspect=30)
+    bar = axes.figure.colorbar(image, ax=axes, location="bottom", fraction=0.06, pad=0.02, aspect=30, shrink=0.8)
     bar.outline.set_visible(False)
-    ticks = np.unique(np.linspace(low, high, 3).round()) if panel.log else np.array([low, (low + high) / 2, high])
-    bar.set_ticks(ticks.tolist(), labels=[f"$10^{{{tick:.0f}}}$" if panel.log else f"{tick:.1f}" for tick in ticks])
+    middle = math.floor((low + high) / 2) if panel.log else (low + high) / 2
+    ticks = [low, middle, high]
+    bar.set_ticks(ticks, labels=[f"$10^{{{tick:.0f}}}$" if panel.log else f"{tick:.1f}" for tick in ticks])
 
 
 def _limits(values: Float[NDArray[np.floating], "l c"]) -> tuple[float, float]:

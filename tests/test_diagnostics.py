@@ -224,6 +224,18 @@ def test_layers_compare_within_their_network_only():
     assert "1e-09 of that of net.2" in verdict.sentence
 
 
+def test_a_gradient_of_nothing_is_told_once():
+    """Where units are dead or copies, no gradient comes through: it does not vanish on its way."""
+    none = layers(net_0__gradient_norm=[0.0] * 3, net_1__gradient_norm=[1.0] * 3)
+    assert diagnostics.vanishing(none).sentence.startswith(
+        "gradients vanish: the gradient norm of net.0 is 0, and that of net.1 is not; see"
+    )
+    assert kinds(Record(none, {})) == ["vanishing gradients"]
+    assert kinds(Record(none | layers(net_5__dead=[1.0] * 3), {})) == ["dead units"]
+    little = layers(net_0__gradient_norm=[1e-9] * 3, net_1__gradient_norm=[1.0] * 3, net_5__dead=[1.0] * 3)
+    assert kinds(Record(little, {})) == ["dead units", "vanishing gradients"]
+
+
 def test_one_odd_step_makes_no_illness():
     values = layers(net_0__gradient_norm=[1.0, 1.0, 1e-9, 1.0], net_1__gradient_norm=[1.0] * 4)
     values["net.0"] |= layers(a__dead=[0.0, 1.0, 0.0, 0.0], a__saturated=[0.0, 0.0, 1.0, 0.0])["a"]
