@@ -1,8 +1,9 @@
 """What it costs to measure the layers at the default interval, in one run: `python -m benchmarks.diagnostics`.
 
 Two loops train the same network on the same batches on one thread, one with `diagnose_every` as it is by default, one
-with null. They take turns of as many steps as the interval, so that a turn has one diagnosed step and other load on
-the machine meets both. The ratio is that of the times of one turn; the table holds medians over the turns. Reading the
+with null. They take turns step by step, so that other load on the machine meets both; the time is the processor's,
+which hardly feels it (on a GPU it is the clock's, after each step has ended). The ratio is that of the times of as many
+steps as the interval, one of them diagnosed; the table holds medians and quartiles over such turns. Reading the
 measures at the log, and writing them, is part of it.
 """
 
@@ -58,40 +59,38 @@ def make_loop(encoder: dict[str, Any], folder: Path, device: torch.device, **num
     return loop
 
 
-def turn(loop: _Loop, steps: int) -> float:
-    """Seconds of so many steps and their logs."""
-    began = time.perf_counter()
-    for _ in range(steps):
-        loop._step()
-        loop.state.step += 1
-        if loop.state.step % loop.config.log_every == 0:
-            loop._log(loop._flush_window())
-            loop._log_measures()
-    if loop.device.type == "cuda":
+def step(loop: _Loop) -> float:
+    """Seconds of one step, and of the log if it is due."""
+    on_gpu = loop.device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    began = clock()
+    loop._step()
+    loop.state.step += 1
+    if loop.state.step % loop.config.log_every == 0:
+        loop._log(loop._flush_window())
+        loop._log_measures()
+    if on_gpu:
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def measure(encoder: dict[str, Any], repeats: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Seconds of each turn without and with diagnostics."""
+    """Seconds of each turn of `diagnose_every` steps, without and with diagnostics."""
     every = TrainConfig(steps=1).diagnose_every
     assert every is not None
     with tempfile.TemporaryDirectory() as folder:
         without = make_loop(encoder, Path(folder) / "without", device, diagnose_every=None)
         with_them = make_loop(encoder, Path(folder) / "with", device)
-        turn(without, every), turn(with_them, every)  # warm
-        times: tuple[list[float], list[float]] = ([], [])
-        for number in range(repeats):
-            pair = [(without, times[0]), (with_them, times[1])]
-            for loop, taken in pair if number % 2 else pair[::-1]:
-                taken.append(turn(loop, every))
-    return times
+        pairs = [(step(without), step(with_them)) for _ in range(every * (repeats + 1))][every:]  # one turn to warm up
+    turns = [pairs[start : start + every] for start in range(0, len(pairs), every)]
+    return [sum(a for a, _ in turn) for turn in turns], [sum(b for _, b in turn) for turn in turns]
 
 
 def main() -> None:
     """Measure every network and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15, help="turns of each loop")
+    parser.add_argument("--network", choices=NETWORKS, help="this one alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -99,6 +98,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {device}, batches of {BATCH_SIZE}, diagnose_every {every}")
     print(f"{'network':<30}{'ms a step':>12}{'with':>10}{'more':>10}{'(quartiles)':>20}")
     for name, encoder in NETWORKS.items():
+        if arguments.network not in (None, name):
+            continue
         without, with_them = measure(encoder, arguments.repeats, device)
         ratios = [b / a - 1 for a, b in zip(without, with_them, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)

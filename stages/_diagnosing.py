@@ -28,7 +28,7 @@ def write_diagnostics(stage: Stage, records: Mapping[int, Record]) -> None:
     """Write the diagnosis of every seed, say on the stage's run what it means, and warn of each illness."""
     path = DIAGNOSTICS / f"{stage.name}.json"
     found = diagnostics_file.write(path, records)
-    stage.run.log_artifact(path)
+    stage.run.log_artifact(path, "diagnostics")  # the metrics have the same name
     _note(stage.run, found)
     for sentence in found:
         logger.warning("%s: %s", stage.name, sentence)
