@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -56,6 +57,9 @@ class _Layer:
 class LayerMeasures:
     """Measures one phase of a step: its forward pass, its gradients, its update.
 
+    From the first diagnosed step on it keeps room for a copy of the weights: to ask for it anew takes longer than to
+    copy.
+
     Args:
         method: whose layers are measured.
         parameters: those that the phase updates; layers of others are left out.
@@ -73,12 +77,13 @@ class LayerMeasures:
             if _is_activation(module) and name.split(".")[0] in parts and name not in inner
         ]
         self.values: dict[str, list[Tensor]] = {}
-        self.before: dict[str, tuple[list[Tensor], Tensor]] = {}  # weights and their norm, by layer
+        self.sizes: dict[str, Tensor] = {}  # norm of the weights before the step, by layer
+        self.copies: dict[str, list[Tensor]] = {}  # of the weights before the step
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Measure the outputs of the forward pass in the body; a compiled network runs uncompiled in it."""
-        self.values, self.before = {}, {}
+        self.values, self.sizes = {}, {}
         handles = [self._watch(name, module) for name, module in self.watched]
         # a compiled graph would not call hooks that it was compiled without; who has compiled has imported dynamo
         compiled = "torch._dynamo" in sys.modules
@@ -97,10 +102,11 @@ class LayerMeasures:
                     continue
                 gradients = [weight.grad for weight in layer.weights if weight.grad is not None]
                 self._add(layer.name, "gradient_norm", norm(gradients))
-                old = [weight.detach().clone() for weight in layer.weights]
-                size = norm(old)
-                self.before[layer.name] = old, size
-                rows = _units(layer.module, old[0])
+                if layer.name not in self.copies:
+                    self.copies[layer.name] = [torch.empty_like(weight) for weight in layer.weights]
+                torch._foreach_copy_(self.copies[layer.name], list(layer.weights))
+                self.sizes[layer.name] = norm(layer.weights)
+                rows = _units(layer.module, layer.weights[0])
                 if rows is not None:
                     self._add(layer.name, "symmetric", symmetric(rows))
 
@@ -108,16 +114,17 @@ class LayerMeasures:
         """Measure what the optimizer did; returns every measure of the step, scalars by their full name."""
         with torch.no_grad():
             for layer in self.layers:
-                if layer.name in self.before:
-                    old, size = self.before[layer.name]
-                    moved = norm(torch._foreach_sub(list(layer.weights), old))
+                if layer.name in self.sizes:
+                    size, old = self.sizes[layer.name], self.copies[layer.name]
+                    torch._foreach_sub_(old, list(layer.weights))
+                    moved = norm(old)
                     # of a layer that begins at 0: 1 when it has moved, else 0
                     ratio = torch.where(size > 0, moved / size, (moved > 0).to(moved.dtype))
                     self._add(layer.name, "update_ratio", ratio)
         means = {
             name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in self.values.items()
         }
-        self.values, self.before = {}, {}
+        self.values, self.sizes = {}, {}
         return means
 
     def _add(self, layer: str, measure: str, value: Tensor) -> None:
@@ -210,12 +217,18 @@ def symmetric(rows: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """
     n, d = rows.shape
     rows = rows.float()
-    places = (torch.arange(1, d + 1, device=rows.device) * 0.6180339887498949).frac()  # evenly spread (golden ratio)
-    direction = (places - 0.5) * (12 / d) ** 0.5  # of norm 1, nearly
-    projected = (rows @ direction).sort().values  # (n,)
+    projected = (rows @ _direction(d, rows.device)).sort().values  # (n,)
     weight = torch.linalg.vector_norm(rows) / (n * d) ** 0.5
     equal: Tensor = projected.diff() <= SAME * weight
     return equal.float().mean()
+
+
+@lru_cache(maxsize=64)
+def _direction(d: int, device: torch.device) -> Float[Tensor, " d"]:
+    """A fixed vector of norm 1, nearly: evenly spread numbers, by the golden ratio, of mean 0."""
+    places = (torch.arange(1, d + 1, device=device) * 0.6180339887498949).frac()
+    direction: Tensor = (places - 0.5) * (12 / d) ** 0.5
+    return direction
 
 
 def _layers(method: nn.Module, owned: set[int]) -> Iterator[_Layer]:
