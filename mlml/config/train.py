@@ -36,7 +36,7 @@ class TrainConfig(Declared):
     min_delta: NonNegativeFloat = 0.0
     restore_best: bool = False
     log_every: PositiveInt = 20
-    diagnose_every: PositiveInt | None = 25
+    diagnose_every: PositiveInt | None = 50
     checkpoint_every: PositiveInt = 500
     checkpoint_seconds: PositiveFloat = 30.0
 
