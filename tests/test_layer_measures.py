@@ -195,6 +195,19 @@ def test_a_layer_called_twice_counts_with_the_mean():
     assert values["layer/net.0.relu/dead"] == 0.5
 
 
+def test_a_pass_without_gradients_does_not_count():
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(2))
+    method = Net(layer)
+    measures = LayerMeasures(method, method.net.parameters())
+    with measures.watching():
+        with torch.no_grad():
+            method.net(torch.full((3, 2), 100.0))  # targets by the network itself
+        method.net(torch.ones(3, 2))
+    assert float(measures.after_update()["layer/net.0/activation_norm"]) == 1
+
+
 def test_layers_of_others_are_left_out_and_no_hook_stays():
     method = Net(nn.Linear(3, 2), nn.ReLU())
     values, _ = measured(method, torch.randn(4, 3))
