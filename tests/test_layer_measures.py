@@ -141,10 +141,10 @@ def test_symmetric_is_the_share_of_copies():
 
 
 def test_norms_are_taken_in_float32():
-    values = torch.full((1000,), 300.0, dtype=torch.float16)  # the sum of squares does not fit into float16
-    assert float(norm([values])) == pytest.approx(300 * 1000**0.5, rel=1e-3)
-    assert float(norm([values, values])) == pytest.approx(300 * 2000**0.5, rel=1e-3)
-    assert float(root_mean_square(values)) == pytest.approx(300, rel=1e-3)
+    values = torch.full((1000,), 3000.0, dtype=torch.float16)  # the norm does not fit into float16
+    assert float(norm([values])) == pytest.approx(3000 * 1000**0.5, rel=1e-3)
+    assert float(norm([values, values])) == pytest.approx(3000 * 2000**0.5, rel=1e-3)
+    assert float(root_mean_square(values)) == pytest.approx(3000, rel=1e-3)
 
 
 def test_convolutions_recurrences_and_attention_are_layers():
