@@ -212,6 +212,7 @@ def test_layers_of_others_are_left_out_and_no_hook_stays():
     method = Net(nn.Linear(3, 2), nn.ReLU())
     values, _ = measured(method, torch.randn(4, 3))
     assert not [name for name in values if "teacher" in name]
+    assert [layer.name for layer in LayerMeasures(method, method.net.parameters()).layers] == ["net.0"]
     assert not any(module._forward_hooks for module in method.modules())
 
 
