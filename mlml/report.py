@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from mlml import figures
+from mlml import figures, report_diagnosis
 
 SCORE = "test/accuracy"
 """The metric of a probe that the leaderboard compares."""
@@ -64,6 +64,7 @@ class Result:
         metrics: by name, what `mlml.statistics.summarise` returns.
         curves: CSV with columns step, seed and metrics.
         search: folder with best.yaml, trials.csv and pictures.
+        diagnostics: file of `mlml.diagnostics_file`.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Result:
     figures: Sequence[Path] = ()
     search: Path | None = None
     run: RunLink | None = None
+    diagnostics: Path | None = None
 
 
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
@@ -142,6 +144,11 @@ def write_report(results: Sequence[Result], title: str, folder: Path, provenance
         ],
         searches=[_search(result) for result in results if result.family == "search"],
         curves=[curve for result in results if (curve := _curves(result)) is not None],
+        diagnoses=[
+            _experiment(result) | found
+            for result in results
+            if (found := report_diagnosis.of(result.diagnostics, _themed)) is not None
+        ],
         appendix=[
             _experiment(result) | {"config": _yaml(result.config)}
             for family in dict.fromkeys([*_FAMILIES, *(result.family for result in results)])

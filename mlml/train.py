@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mlml import checkpoint, distributed, optimizers, precision, regularisation, schedules
+from mlml import checkpoint, diagnostics, distributed, optimizers, precision, regularisation, schedules
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
+from mlml.layer_measures import LayerMeasures, Pending
 from mlml.layers.sync_batch_norm import synchronise
 from mlml.method import Method
 from mlml.points import Points
@@ -159,6 +160,9 @@ class _Loop:
         self.model = precision.compiled(self.ddp or method, config.compile, self.device, self.steps)
         self.state = _State()
         self.window = torch.zeros(0, device=self.device)  # (log_every, columns): values of the steps since the last log
+        measured = {} if config.shard else self.owned  # no rank has a layer whose parameters are cut
+        self.measures = {phase: LayerMeasures(method, owned) for phase, owned in measured.items()}
+        self.measured = Pending()
         self.generator = torch.Generator(self.device)
 
     def _share_out(self) -> None:
@@ -195,6 +199,7 @@ class _Loop:
                     values = self._flush_window()
                     progress.update(state.step, values)
                     self._log({**values, "system/images_per_second": progress.images_per_second})
+                    self._log_measures()
                 if state.step % config.evaluate_every == 0 or state.step == self.steps:
                     self._evaluate()
                     if on_evaluation is not None:
@@ -223,31 +228,43 @@ class _Loop:
         seed_everything(self.seed, "step", step, distributed.rank())
         factor = schedules.factor(config.schedule, step, self.steps) * self.state.plateau[0]
         row: dict[str, Tensor] = {}
+        layers: dict[str, Tensor] = {}
+        every = config.diagnose_every
+        diagnosed = every is not None and (step % every == 0 or step == self.steps - 1)
         for turn, phase in enumerate(phases):
+            measures = self.measures.get(phase) if diagnosed else None
             self._open(phase)
             optimizer = self.optimizers[phase]
             for group in optimizer.param_groups:
                 group["lr"] = config.optimizer.learning_rate * factor
             optimizer.zero_grad(set_to_none=True)
             for micro in range(config.accumulate):
-                self._accumulate(phase, turn, micro, row)
+                self._accumulate(phase, turn, micro, row, measures if micro == 0 else None)
             self.precision.unscale(optimizer, phase)
             if config.l1 > 0 or config.l2 > 0:
                 vectors = config.decay_norm_and_bias
                 regularisation.add_gradients(self.owned[phase], config.l1, config.l2, vectors)
+            if measures is not None:
+                measures.before_update()
             if config.clip_norm is not None:
                 norm = nn.utils.clip_grad_norm_(self.owned[phase], config.clip_norm)
                 row[f"{phase}/gradient_norm"] = self.sharding.whole(norm) if self.sharding else norm
             if config.clip_value is not None:
                 nn.utils.clip_grad_value_(self.owned[phase], config.clip_value)
             self.precision.step(optimizer, phase)
+            if measures is not None:
+                layers |= measures.after_update()
         self.method.after_step((step + 1) / self.steps)
         if self.ema is not None:
             assert config.ema_decay is not None
             ema_update(self.ema, self.method, config.ema_decay)
         self._remember(row)
+        if diagnosed:
+            self.measured.add(step + 1, {**{diagnostics.STEP + name: value for name, value in row.items()}, **layers})
 
-    def _accumulate(self, phase: str, turn: int, micro: int, row: dict[str, Tensor]) -> None:
+    def _accumulate(
+        self, phase: str, turn: int, micro: int, row: dict[str, Tensor], measures: LayerMeasures | None
+    ) -> None:
         """Forward and backward of one batch; its values are added to `row`."""
         config, phases = self.config, self.method.phases
         n = (self.state.step * len(phases) + turn) * config.accumulate + micro
@@ -255,7 +272,7 @@ class _Loop:
         batch = self.method.augment(self.train(n), self.generator)
         wait = self.ddp is not None and micro < config.accumulate - 1
         with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
-            with self.precision.autocast():
+            with self.precision.autocast(), measures.watching() if measures is not None else nullcontext():
                 output = self.model(batch, phase)
             loss = output.loss if config.accumulate == 1 else output.loss / config.accumulate
             self.precision.backward(loss, phase)
@@ -299,9 +316,11 @@ class _Loop:
 
     def _refuse(self, what: str, last: Mapping[str, float]) -> None:
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items()) or "none"
+        self._log_measures()
+        said = diagnostics.explain(self.folder / "points.jsonl", last) if self.points is not None else ""
         raise NonFiniteLossError(
             f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint, if there "
-            f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm"
+            f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm{said}"
         )
 
     def _flush_window(self) -> dict[str, float]:
@@ -312,6 +331,13 @@ class _Loop:
     def _log(self, values: Mapping[str, float]) -> None:
         if self.points is not None:
             self.points.write(self.state.step, values)
+
+    def _log_measures(self) -> None:
+        for step, values in self.measured.take():
+            if self.precision.scalers:  # a step that overflows is left out, and is no sign of an illness
+                values = {name: value for name, value in values.items() if math.isfinite(value)}
+            if self.points is not None:
+                self.points.write(step, values)
 
     def _evaluate(self) -> None:
         """Evaluate on validation, and decide whether to stop early; every rank decides by rank 0's numbers."""
@@ -338,6 +364,7 @@ class _Loop:
     def _save(self) -> None:
         """Write a checkpoint, unless what it would hold is not finite."""
         self._pending()
+        self.window = distributed.mean(self.window)  # that of rank 0 is saved for all
         if self.points is not None:
             self.state.offset = self.points.offset()
         content: dict[str, Any] = {
@@ -348,6 +375,7 @@ class _Loop:
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
             "window": self.window,
+            "measured": self.measured.steps,
         }
         if self.sharding is not None:
             content = self.sharding.whole(content)
@@ -371,6 +399,7 @@ class _Loop:
             if self.ema is not None:
                 self._load(self.ema, saved["ema"])
             self.best_weights, self.window = saved["best_weights"], saved["window"]
+            self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
         if self.points is not None:
             self.points.cut(self.state.offset)

@@ -3,6 +3,7 @@
 models/<name>/seed_<s>/          the trained method
 reports/metrics/<name>.json      mean, 95 % interval and value by seed of each metric
 reports/curves/<name>.csv        one row per evaluation and seed
+reports/diagnostics/<name>.json  what the layers did, and what that means
 reports/figures/<name>/          pictures, of the families that make some
 """
 
@@ -20,10 +21,12 @@ from mlml.config import TrainConfig
 from mlml.data.batches import split_batches
 from mlml.data.dataset import DataError, PreparedData
 from mlml.declaration import Experiment
+from mlml.diagnostics import LAYER, STEP, Record
 from mlml.method import Method
 from mlml.seeds import seed_everything
 from mlml.statistics import summarise
 from mlml.train import fit
+from stages._diagnosing import diagnose_seed, write_diagnostics
 from stages._run import Stage
 from stages.prepare import PREPARED
 
@@ -45,6 +48,7 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
     log_data(stage, data)
     results: dict[int, dict[str, float]] = {}
     folders: dict[int, Path] = {}
+    records: dict[int, Record] = {}
     for seed in experiment.seeds:
         run = stage.nested_run(f"seed_{seed}", experiment.resolved(), **{"mlml.seed": str(seed)})
         folder = folders[seed] = run.folder
@@ -54,8 +58,10 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
         for name, value in measured.items():
             run.log(name, value)
         results[seed] = {**metrics, **measured}
+        records[seed] = diagnose_seed(run)
         model_folder.save(MODELS / stage.name / f"seed_{seed}", experiment.family, experiment.method, method)
     stage.steps.run("write outputs", lambda: write_outputs(stage, results, folders))
+    write_diagnostics(stage, records)
     stage.run.log_artifact(MODELS / stage.name)
 
 
@@ -125,7 +131,7 @@ def write_curves(path: Path, point_files: Mapping[int, Path]) -> None:
                 if not rows or (rows[-1]["seed"], rows[-1]["step"]) != (seed, step):
                     rows.append({"step": step, "seed": seed, **latest})
                 rows[-1][name] = value
-            elif not name.startswith(("system/", "test/")):
+            elif not name.startswith(("system/", "test/", LAYER, STEP)):
                 latest[name] = value
     columns = list(dict.fromkeys(["step", "seed", "validation/loss", *(name for row in rows for name in row)]))
     with path.open("w", newline="") as file:

@@ -26,6 +26,7 @@ def work(stage: Stage) -> None:
         lineage = lineages[f"{experiment.family}@{experiment.name}"]
         curves = REPORTS / "curves" / f"{experiment.name}.csv"
         search = REPORTS / "search" / experiment.name
+        diagnostics = REPORTS / "diagnostics" / f"{experiment.name}.json"
         return Result(
             name=experiment.name,
             family=experiment.family,
@@ -40,6 +41,7 @@ def work(stage: Stage) -> None:
             figures=sorted((REPORTS / "figures" / experiment.name).glob("*.png")),
             search=search if f"{search}" in lineage.outputs else None,
             run=runs[lineage.stage],
+            diagnostics=diagnostics if f"{diagnostics}" in lineage.outputs else None,
         )
 
     def write() -> None:

@@ -20,6 +20,7 @@ class TrainConfig(Declared):
         compile: by torch.compile; "auto" does where it pays, on a GPU in a run of at least 1000 steps.
         l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
         l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
+        diagnose_every: steps from one measurement of the layers to the next; null measures none. The last step is one.
     """
 
     epochs: PositiveFloat | None = None
@@ -43,6 +44,7 @@ class TrainConfig(Declared):
     min_delta: NonNegativeFloat = 0.0
     restore_best: bool = False
     log_every: PositiveInt = 20
+    diagnose_every: PositiveInt | None = 50
     checkpoint_every: PositiveInt = 500
     checkpoint_seconds: PositiveFloat = 30.0
 

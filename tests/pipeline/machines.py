@@ -31,7 +31,8 @@ report: {title: Machines}
     width=8,
 )
 ALL = ("check", "prepare", "supervised", "pretext", "probe", "generative", "search")  # all but the report: ten stages
-OUTPUTS = ("models", "reports/metrics", "reports/curves", "reports/figures", "reports/search", "data/prepared")
+REPORTED = ("metrics", "curves", "diagnostics", "figures", "search")
+OUTPUTS = ("models", *(f"reports/{part}" for part in REPORTED), "data/prepared")
 
 
 class Machines:

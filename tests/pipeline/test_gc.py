@@ -16,7 +16,12 @@ STAGE = "pretext@rotation"
 RUNS = f".mlml/runs/{STAGE}"
 SHORT = "train: &train {steps: 12, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 5}"
 LONG = "train: &train {steps: 400, batch_size: 64, log_every: 7, evaluate_every: 50, checkpoint_every: 20}"
-OUTPUTS = ("models/rotation", "reports/metrics/rotation.json", "reports/curves/rotation.csv")
+OUTPUTS = (
+    "models/rotation",
+    "reports/metrics/rotation.json",
+    "reports/curves/rotation.csv",
+    "reports/diagnostics/rotation.json",
+)
 OF_NO_STAGE = "b" * 16
 
 

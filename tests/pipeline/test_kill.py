@@ -17,9 +17,16 @@ LONG = (
 SHORT = "train: &train {steps: 12, batch_size: 64, log_every: 2, evaluate_every: 4, checkpoint_every: 5}"
 LIMIT_SECONDS = 120
 
+
+def trained(name: str) -> tuple[str, ...]:
+    """What every training stage leaves behind."""
+    reports = ("metrics/{}.json", "curves/{}.csv", "diagnostics/{}.json")
+    return f"models/{name}", *(f"reports/{report.format(name)}" for report in reports)
+
+
 OUTPUTS = {
-    "pretext@simclr": ("models/simclr", "reports/metrics/simclr.json", "reports/curves/simclr.csv"),
-    "generative@vae": ("models/vae", "reports/metrics/vae.json", "reports/curves/vae.csv", "reports/figures/vae"),
+    "pretext@simclr": trained("simclr"),
+    "generative@vae": (*trained("vae"), "reports/figures/vae"),
     "search@rate": ("reports/search/rate", "reports/metrics/rate.json", "reports/figures/rate"),
 }
 

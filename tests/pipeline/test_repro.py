@@ -134,7 +134,7 @@ def test_metrics_over_steps_reach_mlflow_once(project):
     assert [value for _, value in points] == local
     assert parent == "pretext@simclr"
     assert inputs == ["digits"]
-    assert {"simclr", "simclr.json", "simclr.csv"} <= set(artifacts)
+    assert {"simclr", "simclr.json", "simclr.csv", "diagnostics"} <= set(artifacts)
     assert params["temperature"] == "0.5"
 
 

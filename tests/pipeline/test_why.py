@@ -168,7 +168,7 @@ def test_runs_and_keys_can_be_asked(made, why):
         ("reports/metrics/simclr_linear.json:test/acuracy", "did you mean 'test/accuracy'?"),
         ("reports/leaderboard.csv:simclr.linaer", "did you mean 'simclr.linear'?"),
         ("mlml/train.py", "is made by no stage; it is read by pretext@simclr, probe@simclr_linear"),
-        ("reports", "holds outputs of 3 stages; name one: reports/curves/simclr.csv, reports/metrics/simclr.json, "),
+        ("reports", "of 3 stages; name one: reports/curves/simclr.csv, reports/diagnostics/simclr.json, "),
         ("/etc/hostname", "lies outside of the project"),
         ("0000ffff", "begins the id of no run"),
     ],

@@ -1,0 +1,446 @@
+"""What the measures of a run say: verdicts in plain sentences, functions of recorded numbers alone.
+
+Notation: a *series* is [(step, value), ...] by rising step; `layers` holds one for each layer and measure
+(`mlml.layer_measures` says what is measured), `curves` one for each metric. A threshold is a named constant with its
+reason. Ratios of layers and of steps are medians over the run, so that one odd step makes no illness.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import linear_regression, median, pstdev
+from typing import NamedTuple
+
+from mlml import points
+
+LAYER, STEP = "layer/", "step/"
+"""What the names of points of a diagnosed step begin with: measures of layers, and the step's own loss and metrics."""
+
+HEALTHY = "no illness found"
+
+VANISHING = 1e-3
+"""One learning rate serves all layers: at a thousandth of the gradient a layer stands still while others learn
+(Glorot & Bengio 2010, figures 7 and 8; healthy networks stay within a factor of a hundred)."""
+
+EXPLODING = 1e3
+"""The same the other way: between layers, or from one half of the run to the other (Pascanu et al. 2013)."""
+
+SYMMETRIC = 0.5
+"""Random weights are all different: units that stay copies of others waste the layer (Goodfellow et al. 2016, 8.4)."""
+
+DEAD = 0.5
+"""Half of a layer never active. Sparse layers are healthy, but their units are active for some of a batch
+(Glorot et al. 2011, section 3.2; Lu et al. 2020, arXiv:1903.06733)."""
+
+SATURATED = 0.5
+"""Half of the outputs at a bound, where the slope is below 4 % of the steepest (Glorot & Bengio 2010, section 3)."""
+
+LARGE_UPDATE, OVERWRITING = 0.1, 2.0
+"""What a step usually changes, and what the largest step changed: a hundred times the rule of thumb that it is about a
+thousandth of the weights (Hinton 2010, section 7), and so much that nothing of the weights before is left."""
+
+SMALL_UPDATE = 1e-5
+"""A hundredth of that rule, never exceeded: a thousand steps would not change the weights by 1 %."""
+
+DIVERGED, EXPLODED = 1.0, 10.0
+"""How far above its beginning the loss ended, or ever was, in units of the beginning."""
+
+OSCILLATING = 0.1
+"""Scatter of the loss around its trend over the second half of a run, in units of the beginning."""
+
+UNLEARNT = 0.02
+"""A loss that fell by less than this share of its beginning did not fall."""
+
+HIGH_VARIANCE, HIGH_BIAS = 0.1, 0.25
+"""Gap between train and validation, and distance to the ideal, as shares of the way from baseline to ideal. No theory
+sets them; they are about what a person calls a wide gap and a bad score (Ng 2018, chapters 20 to 27)."""
+
+RISEN = 0.1
+"""How far the validation loss rose above its least, as a share of how far it had fallen."""
+
+MIN_POINTS = 6
+"""Fewer points of a curve show no oscillation."""
+
+Series = list[tuple[int, float]]
+Layers = dict[str, dict[str, Series]]
+
+
+class Record(NamedTuple):
+    """What one run recorded: series by layer and measure, and by metric."""
+
+    layers: Layers
+    curves: dict[str, Series]
+
+
+class Verdict(NamedTuple):
+    """One illness.
+
+    Attributes:
+        kind: of illness, such as "vanishing gradients".
+        layer: the one that has it worst; None when it is the whole network's.
+        value: what was held against the threshold.
+        sentence: names the layer, the numbers and the way out.
+    """
+
+    kind: str
+    layer: str | None
+    value: float
+    sentence: str
+
+
+def read(path: Path) -> Record:
+    """Sort the points of a run by what they are about; an absent file is an empty record."""
+    layers: Layers = {}
+    curves: dict[str, Series] = {}
+    for name, step, value in points.read(path):
+        if name.startswith(LAYER):
+            layer, _, measure = name.removeprefix(LAYER).rpartition("/")
+            layers.setdefault(layer, {}).setdefault(measure, []).append((step, value))
+        else:
+            curves.setdefault(name, []).append((step, value))
+    return Record(layers, curves)
+
+
+def diagnose(record: Record) -> list[Verdict]:
+    """Every illness of a run, causes before consequences; none of a healthy one.
+
+    High bias is left out where something else is wrong: a larger network would not help.
+    """
+    found = [*of_loss(record), *of_layers(record)]
+    return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
+
+
+def of_layers(record: Record) -> list[Verdict]:
+    """Illnesses that the measures of the layers show, at most one of a kind: that of the worst layer."""
+    layers = record.layers
+    causes = (symmetry(layers), large_updates(layers), exploding(record))
+    consequences = (dead_units(layers), saturation(layers), vanishing(layers))
+    found = [verdict for verdict in (*causes, *consequences) if verdict is not None]
+    if {"symmetry", "dead units"} & {verdict.kind for verdict in found}:  # they let no gradient through at all
+        found = [verdict for verdict in found if (verdict.kind, verdict.value) != ("vanishing gradients", 0)]
+    standstill = small_updates(layers) if not found else None
+    return [standstill] if standstill is not None else found
+
+
+def of_loss(record: Record) -> list[Verdict]:
+    """Illnesses of the train loss; of several phases none, for the losses of adversaries rise by turns."""
+    phases = _phases(record)
+    verdict = losses(record, phases[0]) if len(phases) == 1 else None
+    return [verdict] if verdict else []
+
+
+def of_generalisation(record: Record) -> list[Verdict]:
+    """Bias and variance, from an accuracy if there is one; otherwise from how the two losses went."""
+    curves = record.curves
+    for phase in _phases(record):
+        for name in [name for name in curves if name.startswith(f"{phase}/") and name.endswith("accuracy")]:
+            quantity = name.removeprefix(f"{phase}/")
+            held_out, start = curves.get(f"validation/{quantity}"), _finite(curves.get(STEP + name, []))
+            if held_out and start and start[0] < 1 - HIGH_VARIANCE:
+                verdict = bias_variance(curves[name][-1][1], held_out[-1][1], start[0], quantity=quantity)
+                if verdict:
+                    return [verdict]
+    verdict = overfitting(record)
+    return [verdict] if verdict else []
+
+
+def explain(path: Path, last: Mapping[str, float]) -> str:
+    """What the points of a run that had to stop say of the reason: "; diagnosis: ..." or nothing.
+
+    Args:
+        path: of its points.
+        last: the last finite values of its metrics.
+    """
+    record = read(path)
+    for name, value in last.items():
+        series = record.curves.setdefault(name, [])
+        series.append((series[-1][0] + 1 if series else 1, value))
+    said = [verdict.sentence for verdict in (*of_loss(record), *of_layers(record))]
+    return f"; diagnosis: {'; '.join(said)}" if said else ""
+
+
+def symmetry(layers: Layers) -> Verdict | None:
+    """Units that are copies of others from beginning to end: equal weights get equal gradients."""
+    lasting = {name: min(_finite(series) or [0.0]) for name, series in _of(layers, "symmetric") if len(series) > 1}
+    name, share = _worst(lasting)
+    if name is None or not share > SYMMETRIC:
+        return None
+    return Verdict(
+        "symmetry",
+        name,
+        share,
+        f"units are copies: {_percent(share)} of the units of {name} have the weights of another all along and so "
+        f"compute the same{_others(lasting, SYMMETRIC)}; initialise at random (he_normal), not by a constant",
+    )
+
+
+def dead_units(layers: Layers) -> Verdict | None:
+    """Rectifiers that are 0 for a whole batch, in the second half of the run: no gradient will wake them."""
+    shares = {name: _late(series) for name, series in _of(layers, "dead")}
+    name, share = _worst(shares)
+    if name is None or not share > DEAD:
+        return None
+    return Verdict(
+        "dead units",
+        name,
+        share,
+        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{_others(shares, DEAD)}; "
+        "lower train.optimizer.learning_rate, or take leaky_relu, elu or gelu, he_normal or a norm",
+    )
+
+
+def saturation(layers: Layers) -> Verdict | None:
+    """Outputs at the bounds of a sigmoid, tanh, step or softmax, in the second half of the run."""
+    shares = {name: _late(series) for name, series in _of(layers, "saturated")}
+    name, share = _worst(shares)
+    if name is None or not share > SATURATED:
+        return None
+    return Verdict(
+        "saturation",
+        name,
+        share,
+        f"activations saturate: {_percent(share)} of the outputs of {name} are within 1 % of their bounds, where "
+        f"no gradient passes{_others(shares, SATURATED)}; take smaller initial weights (xavier_normal), a norm or relu",
+    )
+
+
+def vanishing(layers: Layers) -> Verdict | None:
+    """A layer whose gradient is a tiny part of that of a later layer of the same network."""
+    ratios = dict(_ratios_to_later(layers))
+    name = min(ratios, key=lambda name: ratios[name][0], default=None)
+    if name is None or not ratios[name][0] < VANISHING:
+        return None
+    ratio, later = ratios[name]
+    is_tiny = f"is {ratio:.0e} of that of {later}" if ratio > 0 else f"is 0, and that of {later} is not"
+    return Verdict(
+        "vanishing gradients",
+        name,
+        ratio,
+        f"gradients vanish: the gradient norm of {name} {is_tiny}; see He initialisation (he_normal), relu instead of "
+        "sigmoid, batch norm, and residual connections",
+    )
+
+
+def exploding(record: Record) -> Verdict | None:
+    """A gradient that grows a thousandfold on its way back through the layers, or in the course of the run."""
+    layers = record.layers
+    way_out = "set train.clip_norm, lower train.optimizer.learning_rate, or take smaller initial weights or a norm"
+    ratios = dict(_ratios_to_later(layers))
+    name = max(ratios, key=lambda name: ratios[name][0], default=None)
+    if name is not None and ratios[name][0] > EXPLODING:
+        ratio, later = ratios[name]
+        sentence = f"gradients explode: the gradient norm of {name} is {ratio:.0e} times that of {later}; {way_out}"
+        return Verdict("exploding gradients", name, ratio, sentence)
+    bad_losses = {step for phase in _phases(record) for step, value in _step_loss(record, phase) if not _good(value)}
+    growth: dict[str, float] = {}
+    for layer, series in _of(layers, "gradient_norm"):
+        usual = [value for _, value in series[: (len(series) + 1) // 2] if _good(value) and value > 0]
+        later_values = [value for step, value in series[(len(series) + 1) // 2 :] if step not in bad_losses]
+        if usual and later_values:
+            growth[layer] = max(value / median(usual) if _good(value) else math.inf for value in later_values)
+    name, factor = _worst(growth)
+    if name is None or not factor > EXPLODING:
+        return None
+    usual_then = "times what it was in the first half of the run"
+    grew = f"grew to {factor:.0e} {usual_then}" if _good(factor) else "stopped being finite"
+    return Verdict(
+        "exploding gradients",
+        name,
+        factor,
+        f"gradients explode: the gradient norm of {name} {grew}; {way_out}",
+    )
+
+
+def large_updates(layers: Layers) -> Verdict | None:
+    """Steps that usually change a layer's weights by a tenth and more, or one that overwrote them."""
+    series = {name: values for name, series in _of(layers, "update_ratio") if (values := _finite(series))}
+    excess = {name: max(median(v) / LARGE_UPDATE, max(v) / OVERWRITING) for name, v in series.items()}
+    name, times = _worst(excess)
+    if name is None or not times > 1:
+        return None
+    usual, most = median(series[name]), max(series[name])
+    changes = f"changes the weights of {name} by {_percent(usual)} of their norm"
+    changed = f"changed the weights of {name} by {_percent(most)} of their norm"
+    return Verdict(
+        "large updates",
+        name,
+        usual if usual > LARGE_UPDATE else most,
+        f"updates are too large: a step {changes if usual > LARGE_UPDATE else changed}{_others(excess, 1)}, where "
+        "about 0.1 % is usual; lower train.optimizer.learning_rate or add schedule.warmup_steps",
+    )
+
+
+def small_updates(layers: Layers) -> Verdict | None:
+    """Layers that never move, though nothing else is wrong with them."""
+    ratios = {name: -max(values) for name, series in _of(layers, "update_ratio") if (values := _finite(series))}
+    name, ratio = _worst(ratios)
+    if name is None or not -ratio < SMALL_UPDATE:
+        return None
+    return Verdict(
+        "small updates",
+        name,
+        -ratio,
+        f"updates are too small: no step changes the weights of {name} by more than {-ratio:.0e} of their norm"
+        f"{_others(ratios, -SMALL_UPDATE)}, where about 1e-03 is usual; raise train.optimizer.learning_rate",
+    )
+
+
+def losses(record: Record, phase: str) -> Verdict | None:
+    """A train loss that rose, that swings, or that did not fall."""
+    curve = record.curves[f"{phase}/loss"]
+    values = _finite(curve)
+    if not values:
+        return None
+    start = next(iter([*_finite(_step_loss(record, phase)), values[0]]))
+    unit = max(abs(start), start - min(values))
+    if unit == 0:
+        return None
+    way_out = "lower train.optimizer.learning_rate, add schedule.warmup_steps, or set train.clip_norm"
+    end, highest = median(values[-max(1, len(values) // 4) :]), max(values)
+    rise = max((end - start) / unit / DIVERGED, (highest - start) / unit / EXPLODED)
+    if rise > 1:
+        at = next(step for step, value in curve if value == highest)
+        went = "diverges" if end - start > unit * DIVERGED else "exploded on its way"
+        sentence = f"the loss {went}: it began at {start:.4g}, was {highest:.4g} at step {at} and ended at {end:.4g}"
+        return Verdict("diverging loss", None, rise, f"{sentence}; {way_out}")
+    late = curve[len(curve) // 2 :]
+    if len(curve) >= MIN_POINTS and len(values) == len(curve):
+        slope, intercept = linear_regression(*zip(*late, strict=True))
+        scatter = pstdev([value - slope * step - intercept for step, value in late]) / unit
+        if scatter > OSCILLATING:
+            sentence = (
+                f"the loss oscillates: in the second half of the run it scatters by {scatter * unit:.2g} around its "
+                f"trend, where it began at {start:.4g}; {way_out}"
+            )
+            return Verdict("oscillating loss", None, scatter, sentence)
+    fall = (start - end) / unit
+    if fall < UNLEARNT and f"{phase}/accuracy" not in record.curves:
+        sentence = (
+            f"high bias: the train loss began at {start:.4g} and ended at {end:.4g}, so nothing was learnt; train for "
+            "longer, raise train.optimizer.learning_rate, or take a larger network"
+        )
+        return Verdict("high bias", None, fall, sentence)
+    return None
+
+
+def bias_variance(
+    train: float, validation: float, baseline: float, ideal: float = 1.0, quantity: str = "accuracy"
+) -> Verdict | None:
+    """Say whether a network fits its train data badly (high bias) or other data worse (high variance).
+
+    Both are shares of the way from `baseline` to `ideal`. Bias is what the better of the two scores lacks: a train
+    score measured under augmentation or dropout is no bound for the network. Where both are high, the greater counts.
+
+    Args:
+        train: score on the train split.
+        validation: score on the validation split.
+        baseline: of a network that knows nothing: chance, or the untrained network's score.
+        ideal: the best score there can be; 1 for an accuracy, 0 for a loss.
+        quantity: what the scores are, for the sentence.
+
+    Raises:
+        ValueError: `ideal` is `baseline`.
+    """
+    way = ideal - baseline
+    if way == 0:
+        raise ValueError(f"bias_variance: ideal must differ from baseline; got {ideal} for both")
+    variance = (train - validation) / way
+    bias = 1 - max((train - baseline) / way, (validation - baseline) / way)
+    scores = f"{quantity} is {train:.3g} on train and {validation:.3g} on validation"
+    if variance > HIGH_VARIANCE and (variance >= bias or bias <= HIGH_BIAS):
+        sentence = f"high variance: {scores}; more data, augmentation, weight decay or dropout would help"
+        return Verdict("high variance", None, variance, sentence)
+    if bias > HIGH_BIAS:
+        sentence = (
+            f"high bias: {scores}, where a network that knows nothing has {baseline:.3g} and {ideal:.3g} is the best; "
+            "a larger network, longer training or less regularisation would help"
+        )
+        return Verdict("high bias", None, bias, sentence)
+    return None
+
+
+def overfitting(record: Record) -> Verdict | None:
+    """A validation loss that rises while the train loss falls."""
+    phases = _phases(record)
+    held_out = record.curves.get("validation/loss", [])
+    if not phases or len(held_out) < 3 or len(_finite(held_out)) < len(held_out):
+        return None
+    train = record.curves[f"{phases[-1]}/loss"]
+    start = next(iter([*_finite(_step_loss(record, phases[-1])), train[0][1]]))
+    best_step, least = min(held_out, key=lambda point: point[1])
+    end, fell = held_out[-1][1], start - least
+    then = [value for step, value in train if step <= best_step] or [start]
+    if not fell > 0 or not (end - least) / fell > RISEN or not train[-1][1] < then[-1]:
+        return None
+    return Verdict(
+        "high variance",
+        None,
+        (end - least) / fell,
+        f"high variance: the validation loss rose from {least:.4g} at step {best_step} to {end:.4g}, while the train "
+        f"loss went on falling, from {then[-1]:.4g} to {train[-1][1]:.4g}; more data, augmentation, weight decay or "
+        "dropout would help, and train.restore_best keeps the best weights",
+    )
+
+
+def _phases(record: Record) -> list[str]:
+    """Phases that have a loss, in the order in which they were logged first."""
+    named = [name.removesuffix("/loss") for name in record.curves if name.endswith("/loss")]
+    return [phase for phase in named if phase not in ("validation", "test") and not phase.startswith(STEP)]
+
+
+def _step_loss(record: Record, phase: str) -> Series:
+    return record.curves.get(f"{STEP}{phase}/loss", [])
+
+
+def _of(layers: Layers, measure: str) -> list[tuple[str, Series]]:
+    return [(name, measures[measure]) for name, measures in layers.items() if measures.get(measure)]
+
+
+def _good(value: float) -> bool:
+    return math.isfinite(value)
+
+
+def _finite(series: Sequence[tuple[int, float]]) -> list[float]:
+    return [value for _, value in series if _good(value)]
+
+
+def _late(series: Series) -> float:
+    """Median of the second half."""
+    return median(_finite(series[len(series) // 2 :]) or [0.0])
+
+
+def _worst(values: Mapping[str, float]) -> tuple[str | None, float]:
+    """The first name with the greatest value."""
+    name = max(values, key=lambda name: values[name], default=None)
+    return name, values[name] if name is not None else 0.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _others(values: Mapping[str, float], threshold: float) -> str:
+    count = sum(value > threshold for value in values.values()) - 1
+    return f" (and {count} more layer{'s' if count > 1 else ''})" if count > 0 else ""
+
+
+def _ratios_to_later(layers: Layers) -> Iterator[tuple[str, tuple[float, str]]]:
+    """Each layer's gradient norm over the greatest of the later layers of its network, with that layer's name.
+
+    A network is what the first part of a layer's name says, such as `encoder`; gradients of two players, or of two
+    losses, do not compare.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, _ in _of(layers, "gradient_norm"):
+        groups.setdefault(name.split(".")[0] if "." in name else "", []).append(name)
+    for names in groups.values():
+        norms = {name: dict(layers[name]["gradient_norm"]) for name in names}
+        for place, name in enumerate(names[:-1]):
+            found: list[tuple[float, str]] = []
+            for step, value in norms[name].items():
+                later = [(norms[other][step], other) for other in names[place + 1 :] if step in norms[other]]
+                later = [(other_value, other) for other_value, other in later if _good(other_value)]
+                if _good(value) and later and max(later)[0] > 0:
+                    found.append((value / max(later)[0], max(later)[1]))
+            if found:
+                yield name, sorted(found)[len(found) // 2]
