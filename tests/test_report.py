@@ -472,3 +472,15 @@ def test_report_imports_no_torch():
     )
     assert "mlml.report" in modules
     assert not {"torch", "mlflow", "prefect", "dvc", "optuna", "matplotlib.pyplot"} & set(modules)
+
+
+def test_pictures_of_a_supervised_method_stand_in_its_section(results, tmp_path):
+    path = tmp_path / "seed_0_confusion.png"
+    figures.image_grid(np.full((1, 1, 8, 8), 0.5), 1, path)
+    changed = [replace(r, figures=[path]) if r.name == "classifier" else r for r in results]
+    write_report(changed, "Digits", tmp_path, {"commit": COMMIT})
+    html = (tmp_path / "index.html").read_text()
+    sections = {part.split('"')[0]: part for part in html.split('<section id="')[1:]}
+    assert "classifier: confusion" in sections["supervised"]
+    assert "classifier: confusion" not in sections["images"]
+    assert base64.b64encode(path.read_bytes()).decode() in sections["supervised"]

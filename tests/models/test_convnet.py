@@ -160,6 +160,19 @@ def test_unpoolings_undo_poolings_from_the_last_to_the_first():
     assert network.dense(images).min() < 0  # the last layer has no activation, as declared
 
 
+def test_unpoolings_run_in_bfloat16():
+    torch.manual_seed(0)
+    network, images = build(SEGNET, make_spec(2, 12, 12)), torch.rand(3, 2, 12, 12)
+    whole = network.dense(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network.dense(images)
+    assert half.dtype == torch.bfloat16
+    half.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    # a maximum may move to another pixel of its window where two are equal in bfloat16, but hardly ever
+    assert ((half - whole).abs() < 0.1).double().mean() > 0.95
+
+
 def test_a_pooling_that_nothing_undoes_is_passed_over():
     layers = [*SEGNET[:2], {"layer": "transposed_convolution", "channels": 4}, {"layer": "max_pooling"}]
     layers += [{"layer": "unpooling"}]
