@@ -243,6 +243,13 @@ def test_one_odd_step_makes_no_illness():
     assert diagnose(Record(values, {})) == []
 
 
+def test_units_that_became_alike_are_no_copies():
+    """One huge update makes all rows nearly the same; that is another illness."""
+    assert diagnostics.symmetry(layers(net_0__symmetric=[0.0, 1.0, 1.0])) is None
+    assert diagnostics.symmetry(layers(net_0__symmetric=[1.0, 0.6, 0.7])).value == 0.6
+    assert diagnostics.symmetry(layers(net_0__symmetric=[1.0])) is None  # of a single step nothing is known
+
+
 def test_gradients_that_explode_through_the_layers_and_in_time():
     back = layers(net_0__gradient_norm=[1e5] * 3, net_1__gradient_norm=[10.0] * 3, net_2__gradient_norm=[1.0] * 3)
     verdict = diagnostics.exploding(Record(back, {}))

@@ -277,11 +277,23 @@ def test_measuring_changes_no_bit_of_the_training(blob_data, tmp_path):
 
 
 def test_every_so_many_steps_and_the_last_are_measured(blob_data, tmp_path):
-    run(blob_data, tmp_path)
+    run(blob_data, tmp_path, diagnose_every=5)
     steps = {step for name, step, _ in points.read(tmp_path / "points.jsonl") if name == "layer/head/gradient_norm"}
-    assert steps == {1, 5, 9, 13, 17}
+    assert steps == {1, 6, 11, 16, 17}
     gradients = [p for p in points.read(tmp_path / "points.jsonl") if p[0] == "step/train/gradient_norm"]
-    assert [step for _, step, _ in gradients] == [1, 5, 9, 13, 17]
+    assert [step for _, step, _ in gradients] == [1, 6, 11, 16, 17]
+
+
+def test_outputs_are_those_of_the_first_batch_of_a_step(blob_data, tmp_path):
+    config = TrainConfig.model_validate({"steps": 1, "batch_size": 16, "accumulate": 3})
+    split = blob_data.split("train")
+    batches = Batches(split.images, split.labels, 16, 0, CPU)
+    method = Net(nn.Flatten(), nn.Linear(64, 2))
+    expected = method.net(batches(0).images).square().mean().sqrt().item()
+    assert expected != pytest.approx(method.net(batches(2).images).square().mean().sqrt().item(), rel=1e-4)
+    fit(method, batches, batches, config, 0, tmp_path)
+    measured = {name: value for name, _, value in points.read(tmp_path / "points.jsonl")}
+    assert measured["layer/net.1/activation_norm"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_gradients_are_measured_before_they_are_clipped(blob_data, tmp_path):
