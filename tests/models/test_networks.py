@@ -306,3 +306,55 @@ def test_pixels_are_the_features():
     network = models.build(small("pixels"), make_spec(3, 4, 5, mean=0.5, std=2.0))
     torch.testing.assert_close(network(images), ((images - 0.5) / 2).flatten(1))
     assert network.feature_dim == 60
+
+
+@pytest.mark.parametrize(("depth", "papers_millions"), [(20, 0.27), (32, 0.46)])
+def test_small_resnets_are_as_large_as_the_paper_s(depth, papers_millions):
+    network = models.build(small("resnet", depth=depth), make_spec(3, 32, 32))
+    convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+    projections = [module for module in convolutions if module.kernel_size == (1, 1)]  # the paper's option A has none
+    assert len(convolutions) - len(projections) + 1 == depth  # and a linear layer to the classes
+    own = sum(p.numel() for p in network.parameters()) - sum(2 * m.out_channels + m.weight.numel() for m in projections)
+    assert round((own + 64 * 10 + 10) / 1e6, 2) == papers_millions  # its table 6
+    assert network.feature_dim == 64
+
+
+def test_a_small_resnet_is_its_blocks_by_hand():
+    torch.manual_seed(0)
+    network = models.build(small("resnet", depth=14, width=3), make_spec(2, 9, 12)).eval()
+    weights, f = network.trunk.state_dict(), torch.nn.functional
+    for value in weights.values():
+        if value.dtype == torch.float32 and value.ndim == 1:  # norms that would show if they were mixed up
+            value.uniform_(0.5, 1.5)
+
+    def convolved(x, name, norm, stride=1):
+        weight = weights[f"{name}.weight"]
+        x = f.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return f.batch_norm(x, *(weights[f"{norm}.{key}"] for key in keys))
+
+    images = torch.rand(2, 2, 9, 12)
+    x = convolved(images, "conv1", "bn1").relu()
+    for stage in (1, 2, 3):
+        for block in (0, 1):
+            at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            inner = convolved(x, f"{at}.conv1", f"{at}.bn1", stride).relu()
+            shortcut = convolved(x, f"{at}.downsample.0", f"{at}.downsample.1", 2) if stride == 2 else x
+            x = (convolved(inner, f"{at}.conv2", f"{at}.bn2") + shortcut).relu()
+    assert x.shape == (2, 12, 3, 3)
+    torch.testing.assert_close(network(images), x.mean((2, 3)), rtol=1e-4, atol=1e-4)
+    assert {key.split(".")[0] for key in weights} == {"conv1", "bn1", "layer1", "layer2", "layer3"}
+
+
+@pytest.mark.parametrize(("depth", "width", "feature_dim"), [(8, 5, 20), (18, 5, 40), (50, 5, 160), (14, 32, 128)])
+def test_the_width_of_a_resnet_multiplies(depth, width, feature_dim):
+    for residual in (True, False):
+        network = models.build(small("resnet", depth=depth, width=width, residual=residual), make_spec())
+        assert network.trunk.conv1.out_channels == width
+        assert network(torch.rand(2, 1, 8, 8)).shape == (2, feature_dim) == (2, network.feature_dim)
+
+
+def test_a_small_resnet_takes_what_its_three_stages_halve():
+    models.build(small("resnet", depth=8), make_spec(1, 3, 3))  # 3, 2, 1
+    with pytest.raises(ValueError, match=r"^resnet: layer3: .* got 1x1; prepare larger images$"):
+        models.build(small("resnet", depth=8), make_spec(1, 2, 2))
