@@ -39,6 +39,7 @@ SHARED: dict[str, type[BaseModel]] = {
     "The training loop": config.TrainConfig,
     "SimCLR's augmentation": config.AugmentConfig,
     "Shift and flip": config.ShiftFlipConfig,
+    "A comparison of the report": config.ComparisonConfig,
 }
 """Title -> config that several methods share."""
 

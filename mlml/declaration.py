@@ -18,13 +18,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mlml import catalogue
-from mlml.config import DataEntry, DeclarationError, Declared, parse, suggest
+from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, parse, suggest
 
 FAMILIES = ("supervised", "pretext", "probe", "generative", "search")
 """Sections whose entries are experiments."""
 
 ENCODERS = ("supervised", "pretext")
 """Families whose models a probe can evaluate."""
+
+COMPARED = ("supervised", "pretext", "generative", "probe")
+"""Families whose experiments the report can compare."""
 
 FIXED = ("method", "dataset", "seeds", "encoder", "encoder.network")
 """Paths that no search may vary: its stage would not know of the other's code or data."""
@@ -51,6 +54,7 @@ class ReportConfig(Declared):
     """The `report` section."""
 
     title: str = "Experiments"
+    comparisons: tuple[ComparisonConfig, ...] = ()
 
 
 class Schedule(Declared):
@@ -209,6 +213,7 @@ def check(content: Any) -> Declaration:
     found += reader.found
     found += _reference_faults(content, data, experiments)
     found += _schedule_faults(content, schedules)
+    found += _comparison_faults(_declared_names(content), experiments, report)
     if found:
         raise DeclarationError(found)
     return Declaration(data, experiments, report, threads, schedules)
@@ -324,6 +329,39 @@ def _schedule_faults(content: Mapping[str, Any], schedules: Mapping[str, Schedul
         for target in schedule.targets
         if target not in known
     ]
+
+
+def _comparison_faults(
+    declared: Mapping[str, list[str]], experiments: Mapping[str, Experiment], report: ReportConfig
+) -> list[str]:
+    """Faults of comparisons: names of no experiment, and metrics that an experiment will not have."""
+    known = [name for family in COMPARED for name in declared[family]]
+    found = []
+    for number, comparison in enumerate(report.comparisons):
+        where = f"report.comparisons.{number}"
+        for name in comparison.of:
+            if name not in known:
+                families = f"{', '.join(COMPARED[:-1])} or {COMPARED[-1]}"
+                found.append(f"{where}.of: no experiment {name!r} is declared in {families}{suggest(name, known)}")
+            elif name in experiments:
+                metrics = measured(experiments[name])
+                if metrics is not None and comparison.metric not in metrics:
+                    hint = suggest(comparison.metric, metrics)
+                    found.append(f"{where}.metric: {name!r} will not have {comparison.metric!r}{hint}")
+    return found
+
+
+def measured(experiment: Experiment) -> list[str] | None:
+    """Return the metrics that an experiment will have, as far as its method's file says; None where it does not."""
+    folder = catalogue.SECTIONS[experiment.family]
+    if catalogue.class_constant(folder, experiment.method, "phases", None) == ():
+        return []
+    own = catalogue.class_constant(folder, experiment.method, "measures", None)
+    if own is None:
+        return None
+    names = own if experiment.family == "probe" else ("loss", *own)
+    splits = ("validation",) if experiment.family == "pretext" else ("validation", "test")
+    return [f"{split}/{name}" for split in splits for name in names]
 
 
 def _declared_names(content: Mapping[str, Any]) -> dict[str, list[str]]:

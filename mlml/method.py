@@ -28,10 +28,13 @@ class Method(nn.Module):
 
     Attributes:
         phases: what one step runs, in order; a GAN says ("discriminator", "generator"). Empty: nothing to train.
+        measures: names of the metrics that `forward` returns beside the loss, as a literal, so that a comparison of
+            others is refused before anything runs. None: not told.
     """
 
     Config: ClassVar[type[Declared]]
     phases: tuple[str, ...] = ("train",)
+    measures: tuple[str, ...] | None = None
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

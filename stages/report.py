@@ -45,9 +45,9 @@ def work(stage: Stage) -> None:
     def write() -> None:
         commit, dirty = _lineage.git_state(Path.cwd())
         provenance = {"commit": commit, "dirty": str(dirty).lower(), **versions()}
-        write_report(
-            [result(experiment) for experiment in experiments], stage.declaration.report.title, REPORTS, provenance
-        )
+        results = [result(experiment) for experiment in experiments]
+        declared = stage.declaration.report
+        write_report(results, declared.title, REPORTS, provenance, declared.comparisons)
 
     stage.steps.run("write report", write)
     for name in ("index.html", "leaderboard.csv"):

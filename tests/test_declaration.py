@@ -163,6 +163,31 @@ FAULTS = [
         {"name": "step", "gama": 1},
         "pretext.simclr.train.schedule.gama: unknown key; did you mean 'gamma'? (known: gamma, milest",
     ),
+    *(
+        ("report.comparisons", [{"title": "t", "of": ["simclr", "rotation"], "metric": "validation/loss", **entry}], s)
+        for entry, s in (
+            ({"of": ["simclr"]}, "report.comparisons.0.of: must name two or more different experiments"),
+            ({"of": ["simclr", "simclr"]}, "report.comparisons.0.of: must name two or more different exp"),
+            (
+                {"of": ["simclr", "rotatoin"]},
+                "report.comparisons.0.of: no experiment 'rotatoin' is declared in supervised, pretext, generative or "
+                "probe; did you mean 'rotation'?",
+            ),
+            ({"metric": "loss"}, "report.comparisons.0.metric: must be a metric of a split, 'test/...' or"),
+            ({"metric": "test/loss"}, "report.comparisons.0.metric: 'simclr' will not have 'test/loss' (known: val"),
+            (
+                {"of": ["random", "classifier"]},
+                "report.comparisons.0.metric: 'random' will not have 'validation/loss' (known: none)",
+            ),
+            (
+                {"of": ["classifier", "vae"], "metric": "test/acuracy", "direction": "maximize"},
+                "report.comparisons.0.metric: 'classifier' will not have 'test/acuracy'; did you mean 'test/accuracy'?",
+            ),
+            ({"metric": "test/kl"}, "report.comparisons.0: give 'direction', maximize or minimize: 'test/kl' does not"),
+            ({"question": 3}, "report.comparisons.0.question: must be a valid string; got 3"),
+            ({"titel": "t"}, "report.comparisons.0.titel: unknown key; did you mean 'title'?"),
+        )
+    ),
 ]
 
 

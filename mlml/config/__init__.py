@@ -1,5 +1,6 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
+from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, Probability
 from mlml.config.layers import (
@@ -53,6 +54,7 @@ __all__ = [
     "AugmentConfig",
     "BelowOne",
     "CategoricalDimension",
+    "ComparisonConfig",
     "ConstantInitialiser",
     "ConstantSchedule",
     "CosineSchedule",
@@ -95,6 +97,7 @@ __all__ = [
     "SwishActivation",
     "TrainConfig",
     "faults",
+    "is_share",
     "parse",
     "suggest",
 ]

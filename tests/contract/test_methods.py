@@ -116,6 +116,11 @@ class TestTrainedMethod:
         first, second = (evaluate(method, batches(blob_data, "validation"), 0) for _ in range(2))
         assert first == second
 
+    def test_it_measures_what_its_class_says(self, family, name, blob_data):
+        told = catalogue.class_constant(family, name, "measures", None)
+        measured = evaluate(build(family, name, blob_data), batches(blob_data, "validation"), 0)
+        assert told is None or set(measured) == {"loss", *told}
+
     def test_bfloat16_stays_near_float32(self, family, name, blob_data, tmp_path):
         losses = [
             train(family, name, blob_data, tmp_path / precision, precision=precision)[1].metrics["validation/loss"]
