@@ -20,6 +20,8 @@ FAMILIES = {
     "Probes": "probes",
     "Generative methods": "generative",
     "Searches": "search",
+    "Studies": "studies",
+    "Illustrations": "illustrations",
     "Networks": "models",
 }
 """Title -> folder of mlml/ whose files can be named."""

@@ -10,7 +10,7 @@ import io
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -33,8 +33,9 @@ _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
     *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
-_FAMILIES = ("supervised", "pretext", "generative", "search", "probe")
+_FAMILIES = ("supervised", "pretext", "generative", "search", "study", "illustration", "probe")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
+_DRAWN = ("search", "study", "illustration")  # families whose pictures have a section of their own
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
 
@@ -65,6 +66,8 @@ class Result:
         metrics: by name, what `mlml.statistics.summarise` returns.
         curves: CSV with columns step, seed and metrics.
         search: folder with best.yaml, trials.csv and pictures.
+        sentences: what a study or an illustration found, in words; each of its pictures has a twin for dark pages,
+            "<kind>_dark.png".
     """
 
     name: str
@@ -79,6 +82,7 @@ class Result:
     curves: Path | None = None
     figures: Sequence[Path] = ()
     search: Path | None = None
+    sentences: Sequence[str] = ()
     run: RunLink | None = None
 
 
@@ -147,8 +151,9 @@ def write_report(
         pictured=[
             _experiment(result)
             for result in results
-            if result.family == "generative" or (result.figures and result.family != "search")
+            if result.family == "generative" or (result.figures and result.family not in _DRAWN)
         ],
+        findings=[_finding(result) for result in results if result.family in ("study", "illustration")],
         searches=[_search(result) for result in results if result.family == "search"],
         curves=[curve for result in results if (curve := _curves(result)) is not None],
         appendix=[
@@ -307,6 +312,20 @@ def _search(result: Result) -> dict[str, Any]:
         search["num_trials"] = len(trials)
         search["pictures"] = _pictures([*result.figures, *sorted(result.search.glob("*.png"))])
     return search
+
+
+def _finding(result: Result) -> dict[str, Any]:
+    """One study or illustration, for the template."""
+    light = [path for path in result.figures if not path.stem.endswith("_dark")]
+    drawn = [
+        {
+            "kind": path.stem.replace("_", " "),
+            "light": _file_uri(path),
+            "dark": _file_uri(path.with_stem(f"{path.stem}_dark")),
+        }
+        for path in light
+    ]
+    return _experiment(replace(result, figures=())) | {"drawn": drawn}
 
 
 def _comparison(config: ComparisonConfig, results: Sequence[Result]) -> dict[str, Any]:

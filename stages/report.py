@@ -26,6 +26,7 @@ def work(stage: Stage) -> None:
         lineage = lineages[f"{experiment.family}@{experiment.name}"]
         curves = REPORTS / "curves" / f"{experiment.name}.csv"
         search = REPORTS / "search" / experiment.name
+        sentences = REPORTS / "findings" / experiment.name / "sentences.json"
         return Result(
             name=experiment.name,
             family=experiment.family,
@@ -39,6 +40,7 @@ def work(stage: Stage) -> None:
             curves=curves if f"{curves}" in lineage.outputs else None,
             figures=sorted((REPORTS / "figures" / experiment.name).glob("*.png")),
             search=search if f"{search}" in lineage.outputs else None,
+            sentences=json.loads(sentences.read_text()) if f"{sentences.parent}" in lineage.outputs else (),
             run=runs[lineage.stage],
         )
 

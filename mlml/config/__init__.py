@@ -44,6 +44,7 @@ from mlml.config.schedules import (
 )
 from mlml.config.search import CategoricalDimension, Dimension, FloatDimension, IntDimension, SearchConfig
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
+from mlml.config.study import StudyConfig
 from mlml.config.train import TrainConfig
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "SearchConfig",
     "ShiftFlipConfig",
     "StepSchedule",
+    "StudyConfig",
     "SwishActivation",
     "TrainConfig",
     "faults",
