@@ -200,7 +200,7 @@ FAULTS = [
             ({"dataset": "dgits"}, "study.s.dataset: must be 'digits', that of 'classifier'; got 'dgits'"),
             ({"experiment": "random"}, "study.s.experiment: 'random' trains nothing, so there is nothing to study"),
             ({"seeds": [3]}, "study.s.experiment: 'classifier' has seeds [0], which lack some of [3]"),
-            ({"experiment": "vae"}, "study.s.metric: 'vae' will not have 'validation/accuracy' (known: test/kl,"),
+            ({"experiment": "vae"}, "study.s.metric: 'vae' will not have 'validation/accuracy'; did you mean"),
             ({"fractions": [0.5, 0.1]}, "study.s.fractions: must increase; got [0.5, 0.1]"),
             ({"fractions": [0.5, 2]}, "study.s.fractions.1: must be less than or equal to 1; got 2"),
             ({"fractons": 1}, "study.s.fractons: unknown key; did you mean 'fractions'?"),

@@ -80,7 +80,7 @@ def path(
         loss = surface.loss(weight[:, 0], weight[:, 1]).sum()
         if not bool(loss.isfinite()):
             break
-        points.append([*weight[0].tolist(), float(loss)])
+        points.append([*weight[0].tolist(), float(loss.detach())])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -112,7 +112,7 @@ def sentences(
         told.append(f"Left the finite numbers: {', '.join(lost)}.")
     lowest = min(paths, key=lambda optimizer: paths[optimizer][-1, 2] if optimizer not in lost else math.inf)
     end = paths[lowest][-1, 2]
-    told.append(f"Lowest at the end was {lowest}, {end - surface.minimum:.2g} above the minimum of the {name}.")
+    told.append(f"Lowest at the end was {lowest}, {max(0.0, end - surface.minimum):.2g} above the minimum of the {name}.")
     return tuple(told)
 
 
@@ -136,6 +136,7 @@ def plot(surface: Surface, paths: dict[str, Float[NDArray[np.floating], "k 3"]],
         view.annotate("start", start[:2], xytext=(7, 6), textcoords="offset points", color=theme.ink)
         course.axhline(surface.solved - surface.minimum, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)))
         course.set_yscale("log")
+        course.set_ylim(bottom=1e-7)  # below, only rounding differs
         course.set_title("loss above the minimum", loc="left")
         course.set_xlabel("step")
         figure.legend(*view.get_legend_handles_labels(), loc="outside upper left", ncols=min(len(paths), 8))

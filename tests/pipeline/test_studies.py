@@ -94,7 +94,7 @@ def test_a_killed_study_ends_the_same(project):
 
 @pytest.mark.soak
 def test_a_lesson_is_taught(project):
-    """That of the initial weights, as it is in experiments/: what cannot learn stays at chance, and the page says so."""
+    """That of the initial weights, as it is in experiments/: what cannot learn stays at chance, and is told."""
     shutil.copy(ROOT / "experiments/initialisers.yaml", project.folder / "params.yaml")
     with project.warm():
         project.run("mlml", "repro")
