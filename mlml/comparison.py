@@ -209,8 +209,8 @@ def _speed(config: ComparisonConfig, standings: Sequence[Standing], target: floa
     never = [s.member.name for s in standings if s.quick is None and not s.member.curves.empty]
     parts = [f"{s.member.name} after {s.quick:.0f} steps" for s in (ordered[:1] + ordered[1:][-1:])]
     where = f"{score_text(config.metric, target)} on validation"
-    text = f"First at {where} was {parts[0]}" + (f", last {parts[1]}" if len(parts) > 1 else "")
-    return [text + (f"; not every seed of {', '.join(never)} came there" if never else "") + "."]
+    told = [f"First at {where} was {', last '.join(parts)}."] if parts else []
+    return told + ([f"Not every seed came to {where}: {', '.join(never)}."] if never else [])
 
 
 def plot(config: ComparisonConfig, members: Sequence[Member], theme: Theme = LIGHT) -> Figure | None:

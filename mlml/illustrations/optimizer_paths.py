@@ -112,7 +112,9 @@ def sentences(
         told.append(f"Left the finite numbers: {', '.join(lost)}.")
     lowest = min(paths, key=lambda optimizer: paths[optimizer][-1, 2] if optimizer not in lost else math.inf)
     end = paths[lowest][-1, 2]
-    told.append(f"Lowest at the end was {lowest}, {max(0.0, end - surface.minimum):.2g} above the minimum of the {name}.")
+    told.append(
+        f"Lowest at the end was {lowest}, {max(0.0, end - surface.minimum):.2g} above the minimum of the {name}."
+    )
     return tuple(told)
 
 
