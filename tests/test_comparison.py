@@ -178,7 +178,7 @@ def test_the_page_shows_each_comparison_with_its_way_back(results, tmp_path):
         score = result.metrics["test/accuracy"]
         assert row[1]["text"].strip() == f"{100 * score['mean']:.1f} ± {100 * score['interval95']:.1f}"
         assert row[1]["hrefs"] == [result.run.url]
-        assert row[-1]["hrefs"] == [result.run.url]
+        assert result.run.key in row[1]["titles"][0]
     gap = difference(*({s: by_name[n].metrics["test/accuracy"][f"seed_{s}"] for s in range(3)} for n in (of[2], of[0])))
     assert rows[3][3]["text"] == f"{100 * gap.mean:+.1f}".replace("-", "−")
     assert "simclr_linear is best: test/accuracy" in page.text
@@ -193,6 +193,16 @@ def test_the_page_draws_curves_for_light_and_dark(results, tmp_path):
     drawn = [address for address in with_plot if address not in without]
     assert len(drawn) == 2
     assert all(address.startswith("data:image/svg+xml") for address in drawn)
+
+
+def test_the_leaderboard_asks_for_probes_only_where_nothing_else_is_compared(results, tmp_path):
+    without = [result for result in results if result.family != "probe"]
+    config = ComparisonConfig(title="t", metric="validation/loss", of=("simclr", "rotation"))
+    assert "No probe is declared" in render(without, tmp_path / "alone")[0]
+    html, page = render(without, tmp_path / "compared", comparisons=[config])
+    assert "No probe is declared" not in html
+    assert "#leaderboard" not in page.hrefs
+    assert "Leaderboard" in render(results, tmp_path / "both", comparisons=[config])[1].text
 
 
 def test_a_page_without_comparisons_has_no_section(results, tmp_path):
