@@ -162,7 +162,7 @@ def score_text(metric: str, value: float, interval: float | None = None) -> str:
 def gap_text(metric: str, gap: Difference) -> str:
     """A difference with its sign, in points where the metric is a share."""
     text = f"{100 * gap.mean:+.1f}" if is_share(metric) else f"{gap.mean:+.3g}"
-    return text.replace("-", _MINUS)
+    return text.replace("-", _MINUS) if float(text) else text[1:]  # nothing has no sign
 
 
 def range_text(metric: str, gap: Difference) -> str:
@@ -216,14 +216,16 @@ def _speed(config: ComparisonConfig, standings: Sequence[Standing], target: floa
 def plot(config: ComparisonConfig, members: Sequence[Member], theme: Theme = LIGHT) -> Figure | None:
     """Draw the members' curves over each other: their mean over seeds, between the lowest and the highest seed.
 
-    A panel for the validation loss, one for the compared metric, and one for the learning rates where these differ.
+    A panel for the validation loss, one for the compared metric, and one for the learning rates where these differ and
+    at least one changes over the run.
     None when no member was trained.
     """
     trained = [member for member in members if not member.curves.empty]
     columns = [("validation/loss", "loss on validation"), (_validation(config), "")]
     columns = [(c, title) for c, title in dict(columns).items() if any(c in m.curves for m in trained)]
     panels = [(c, title or f"{c.rpartition('/')[2].replace('_', ' ')} on validation") for c, title in columns]
-    if len({_rates(member) for member in trained} - {()}) > 1:
+    rates = {_rates(member) for member in trained} - {()}
+    if len(rates) > 1 and any(len({rate for _, rate in course}) > 1 for course in rates):
         panels.append(("learning_rate", "learning rate"))
     if not panels:
         return None

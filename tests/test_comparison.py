@@ -124,6 +124,15 @@ def test_verdicts(mean, interval, words):
     assert comparison.verdict(Difference(mean, interval, True)) == words
 
 
+@pytest.mark.parametrize(
+    ("mean", "points", "raw"), [(-0.0004, "0.0", "−0.0004"), (0.125, "+12.5", "+0.125"), (-0.5, "−50.0", "−0.5")]
+)
+def test_a_gap_has_a_sign_unless_it_is_none(mean, points, raw):
+    gap = Difference(mean, 0.1, True)
+    assert comparison.gap_text("test/accuracy", gap) == points
+    assert comparison.gap_text("test/loss", gap) == raw
+
+
 def test_an_experiment_without_the_metric_is_named():
     with pytest.raises(ValueError, match=r"'vae' has no metric 'test/accuracy' \(known: test/kl, test/loss\)"):
         comparison.summary_of(ACCURACY, "vae", {"test/loss": {}, "test/kl": {}})
@@ -151,6 +160,9 @@ def test_learning_rates_are_drawn_where_they_differ():
     np.testing.assert_allclose(panels[-1].lines[1].get_xydata(), [(10, 0.1), (20, 0.05)])
     alike = [replace(differing[0], name="a"), replace(differing[0], name="b")]
     assert len(comparison.plot(config, alike).axes) == 2
+    flat = curves([0.5, 0.9], lambda step: 0.2)
+    constant = [differing[0], member("b", [0.7, 0.8], flat)]
+    assert len(comparison.plot(config, constant).axes) == 2
 
 
 def test_twelve_members_can_be_told_apart():
