@@ -216,7 +216,7 @@ def plane_plot(
     offsets: Float[NDArray[np.floating], " k"], plane: Float[NDArray[np.floating], "k k"], theme: Theme
 ) -> Figure:
     """Plot the loss on the plane as contours, evenly spaced on a log scale where the loss is positive."""
-    positive = bool(plane.min() > 0)
+    positive, extent = bool(plane.min() > 0), float(offsets[-1])
     low, high = float(plane.min()), float(plane.max())
     levels = np.geomspace(low, high, 15) if positive and high > low else np.linspace(low, high + 1e-9, 15)
     with style(theme):
@@ -231,6 +231,8 @@ def plane_plot(
         bar.set_label("loss on train", color=theme.muted)
         bar.outline.set_visible(False)
         axes.set_aspect("equal")
+        axes.set_xticks([-extent, -extent / 2, 0, extent / 2, extent])
+        axes.set_yticks([-extent, -extent / 2, 0, extent / 2, extent])
         axes.grid(visible=False)
         axes.set_xlabel("first direction")
         axes.set_ylabel("second direction")

@@ -20,10 +20,9 @@ LIMIT_SECONDS = 300
 STUDIED = declaration(
     "steps: 60, batch_size: 64, log_every: 10, evaluate_every: 20, checkpoint_every: 10",
     """
-  still: &still {padding: 0, flip_prob: 0.0}
 supervised:
-  classifier: {method: classifier, dataset: digits, encoder: *encoder, train: *train, seeds: [0, 1], augment: *still}
-  slow: {method: classifier, dataset: digits, encoder: *encoder, seeds: [0, 1], augment: *still, train: {steps: 4}}
+  classifier: {method: classifier, dataset: digits, encoder: *encoder, train: *train, seeds: [0, 1], augment: {padding: 0}}
+  slow: {method: classifier, dataset: digits, encoder: *encoder, seeds: [0, 1], augment: {padding: 0}, train: {steps: 4}}
 pretext: {}
 probe: {}
 generative: {}
