@@ -21,8 +21,10 @@ STUDIED = declaration(
     "steps: 60, batch_size: 64, log_every: 10, evaluate_every: 20, checkpoint_every: 10",
     """
 supervised:
-  classifier: {method: classifier, dataset: digits, encoder: *encoder, train: *train, seeds: [0, 1], augment: {padding: 0}}
-  slow: {method: classifier, dataset: digits, encoder: *encoder, seeds: [0, 1], augment: {padding: 0}, train: {steps: 4}}
+  classifier:
+    {method: classifier, dataset: digits, encoder: *encoder, train: *train, seeds: [0, 1], augment: {padding: 0}}
+  slow:
+    {method: classifier, dataset: digits, encoder: *encoder, train: {steps: 4}, seeds: [0, 1], augment: {padding: 0}}
 pretext: {}
 probe: {}
 generative: {}

@@ -105,15 +105,15 @@ def test_the_whole_part_is_the_experiment_and_every_part_has_its_steps(blob_data
 
 def test_the_train_score_is_that_of_the_part(blob_data, tmp_path):
     made, _, _ = subject(blob_data, tmp_path, seeds=(0,))
-    study = LearningCurve(LearningCurve.Config(experiment="blob", fractions=(0.1, 1.0)))
+    study = LearningCurve(LearningCurve.Config(experiment="blob", fractions=(0.1, 1.0), metric="validation/loss"))
     found = study.study(made)
-    method, _ = made.train("fraction_0.1_seed_0", Reduced(blob_data, nested(blob_data, 0.1, 0)), 0, 12)
-    split = blob_data.split("train")
     chosen = nested(blob_data, 0.1, 0)
-    images = torch.from_numpy(split.images[chosen] / np.float32(255))
+    method, _ = made.train("fraction_0.1_seed_0", Reduced(blob_data, chosen), 0, 12)
+    split = blob_data.split("train")
     with torch.no_grad():
-        right = method.eval().head(method.encoder(images)).argmax(1).numpy() == split.labels[chosen]
-    assert found.metrics[0]["fraction_0.1/train/accuracy"] == pytest.approx(right.mean())
+        scores = method.eval().head(method.encoder(torch.from_numpy(split.images[chosen] / np.float32(255))))
+    loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(split.labels[chosen]))
+    assert found.metrics[0]["fraction_0.1/train/loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_a_killed_study_ends_as_if_it_had_not_been(blob_data, tmp_path):
