@@ -224,8 +224,7 @@ def plot(config: ComparisonConfig, members: Sequence[Member], theme: Theme = LIG
     columns = [("validation/loss", "loss on validation"), (_validation(config), "")]
     columns = [(c, title) for c, title in dict(columns).items() if any(c in m.curves for m in trained)]
     panels = [(c, title or f"{c.rpartition('/')[2].replace('_', ' ')} on validation") for c, title in columns]
-    rates = {_rates(member) for member in trained} - {()}
-    if len(rates) > 1 and any(len({rate for _, rate in course}) > 1 for course in rates):
+    if _rates_differ(trained):
         panels.append(("learning_rate", "learning rate"))
     if not panels:
         return None
@@ -249,13 +248,17 @@ def _rate_column(frame: pd.DataFrame) -> str | None:
     return next((name for name in frame.columns if name.endswith("/learning_rate")), None)
 
 
-def _rates(member: Member) -> tuple[tuple[float, ...], ...]:
-    """A member's learning rates by step, to be compared with another's; () where it has none."""
-    column = _rate_column(member.curves)
-    if column is None:
-        return ()
-    means = member.curves.groupby("step")[column].mean().dropna()
-    return tuple(zip(means.index, means.round(12), strict=True))
+def _rates_differ(members: Sequence[Member]) -> bool:
+    """Whether two members have different learning rates at one step, and some rate changes over the run."""
+    courses = [
+        member.curves.groupby("step")[column].mean().dropna().round(12)
+        for member in members
+        if (column := _rate_column(member.curves)) is not None
+    ]
+    if not courses:
+        return False
+    differ = pd.concat(courses).groupby(level=0).nunique().max() > 1  # one that stopped early has the others' beginning
+    return bool(differ) and any(course.nunique() > 1 for course in courses)
 
 
 def _curve(axes: Axes, member: Member, column: str, theme: Theme, place: int) -> None:

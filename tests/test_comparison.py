@@ -160,6 +160,8 @@ def test_learning_rates_are_drawn_where_they_differ():
     np.testing.assert_allclose(panels[-1].lines[1].get_xydata(), [(10, 0.1), (20, 0.05)])
     alike = [replace(differing[0], name="a"), replace(differing[0], name="b")]
     assert len(comparison.plot(config, alike).axes) == 2
+    early = replace(differing[1], name="a", curves=other[other["step"] == 10])
+    assert len(comparison.plot(config, [early, replace(differing[1], name="b")]).axes) == 2
     flat = curves([0.5, 0.9], lambda step: 0.2)
     constant = [differing[0], member("b", [0.7, 0.8], flat)]
     assert len(comparison.plot(config, constant).axes) == 2
