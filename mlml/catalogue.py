@@ -21,6 +21,8 @@ SECTIONS = {
     "probe": "probes",
     "generative": "generative",
     "search": "search",
+    "study": "studies",
+    "illustration": "illustrations",
 }
 """Sections of params.yaml, and the folder of mlml/ that holds their methods."""
 

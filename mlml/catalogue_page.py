@@ -20,6 +20,8 @@ FAMILIES = {
     "Probes": "probes",
     "Generative methods": "generative",
     "Searches": "search",
+    "Studies": "studies",
+    "Illustrations": "illustrations",
     "Networks": "models",
 }
 """Title -> folder of mlml/ whose files can be named."""
@@ -40,6 +42,7 @@ SHARED: dict[str, type[BaseModel]] = {
     "The training loop": config.TrainConfig,
     "SimCLR's augmentation": config.AugmentConfig,
     "Shift and flip": config.ShiftFlipConfig,
+    "A comparison of the report": config.ComparisonConfig,
 }
 """Title -> config that several methods share."""
 

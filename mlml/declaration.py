@@ -3,7 +3,7 @@
 Every section but `protocol`, `report` and `threads` maps names to entries. An entry of `data` is a data set, one of
 `schedules` says when Prefect runs what by itself; an entry of any other section is an experiment: `method` names a file
 of the section's folder in mlml/, `dataset` an entry of `data`, `seeds` the seeds to run, and the remaining keys are the
-fields of the method's own `Config`.
+fields of the method's own `Config`. An entry of `illustration` has neither data nor seeds.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +18,19 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mlml import catalogue
-from mlml.config import DataEntry, DeclarationError, Declared, parse, suggest
+from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, parse, suggest
 
-FAMILIES = ("supervised", "pretext", "probe", "generative", "search")
+FAMILIES = ("supervised", "pretext", "probe", "generative", "search", "study", "illustration")
 """Sections whose entries are experiments."""
+
+OPTIONAL = ("study", "illustration")
+"""Families whose section may be left out: dvc.yaml has an empty one for then."""
 
 ENCODERS = ("supervised", "pretext")
 """Families whose models a probe can evaluate."""
+
+COMPARED = ("supervised", "pretext", "generative", "probe")
+"""Families whose experiments the report can compare."""
 
 FIXED = ("method", "dataset", "seeds", "encoder", "encoder.network")
 """Paths that no search may vary: its stage would not know of the other's code or data."""
@@ -47,10 +53,17 @@ class _Common(Declared):
         return seeds
 
 
+class _Illustrated(Declared):
+    """Keys of every illustration."""
+
+    method: str
+
+
 class ReportConfig(Declared):
     """The `report` section."""
 
     title: str = "Experiments"
+    comparisons: tuple[ComparisonConfig, ...] = ()
 
 
 class Schedule(Declared):
@@ -118,14 +131,16 @@ class Experiment:
     name: str
     family: str
     method: str
-    dataset: str
-    seeds: tuple[int, ...]
+    dataset: str  # "" of an illustration
+    seeds: tuple[int, ...]  # none of an illustration
     config: Any  # the method's Config
     raw: Mapping[str, Any] = field(repr=False)
 
     def resolved(self) -> dict[str, Any]:
         """Everything that the entry says or leaves to defaults, as plain values."""
-        common = {"method": self.method, "dataset": self.dataset, "seeds": list(self.seeds)}
+        common: dict[str, Any] = {"method": self.method}
+        if self.family != "illustration":
+            common |= {"dataset": self.dataset, "seeds": list(self.seeds)}
         return {**common, **self.config.model_dump(mode="json")}
 
 
@@ -185,7 +200,7 @@ def check(content: Any) -> Declaration:
     found += [
         f"{section}: required, but not given; write '{section}: {{}}' for none"
         for section in ("data", *FAMILIES)
-        if section not in content
+        if section not in content and section not in OPTIONAL
     ]
     data = reader.section("data", reader.dataset)
     experiments: dict[str, Experiment] = {}
@@ -210,6 +225,7 @@ def check(content: Any) -> Declaration:
     found += reader.found
     found += _reference_faults(content, data, experiments)
     found += _schedule_faults(content, schedules)
+    found += _comparison_faults(_declared_names(content), experiments, report)
     if found:
         raise DeclarationError(found)
     return Declaration(data, experiments, report, threads, schedules)
@@ -262,6 +278,9 @@ class _Reader:
         where = f"{family}.{name}"
         folder = catalogue.SECTIONS[family]
         method = _named(entry, "method", where, catalogue.names(folder))
+        if family == "illustration":
+            _, config = _split(entry, _Illustrated, catalogue.config_class(folder, method), where)
+            return Experiment(name, family, method, "", (), config, entry)
         common, config = _split(entry, _Common, catalogue.config_class(folder, method), where)
         return Experiment(name, family, method, common.dataset, common.seeds, config, entry)
 
@@ -306,6 +325,8 @@ def _reference_faults(
     declared = _declared_names(content)
     for experiment in experiments.values():
         where = f"{experiment.family}.{experiment.name}"
+        if experiment.family == "illustration":
+            continue
         if experiment.dataset not in declared["data"]:
             hint = suggest(experiment.dataset, declared["data"])
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
@@ -320,6 +341,9 @@ def _reference_faults(
             found += _reference(experiments, declared, experiment, "encoder", ENCODERS)
         if experiment.family == "search":
             found += _search_faults(experiments, declared, experiment)
+        if experiment.family == "study":
+            found += _target_faults(experiments, declared, experiment, "study")
+            found += _studied_metric_faults(experiments, experiment)
     return found
 
 
@@ -332,6 +356,39 @@ def _schedule_faults(content: Mapping[str, Any], schedules: Mapping[str, Schedul
         for target in schedule.targets
         if target not in known
     ]
+
+
+def _comparison_faults(
+    declared: Mapping[str, list[str]], experiments: Mapping[str, Experiment], report: ReportConfig
+) -> list[str]:
+    """Faults of comparisons: names of no experiment, and metrics that an experiment will not have."""
+    known = [name for family in COMPARED for name in declared[family]]
+    found = []
+    for number, comparison in enumerate(report.comparisons):
+        where = f"report.comparisons.{number}"
+        for name in comparison.of:
+            if name not in known:
+                families = f"{', '.join(COMPARED[:-1])} or {COMPARED[-1]}"
+                found.append(f"{where}.of: no experiment {name!r} is declared in {families}{suggest(name, known)}")
+            elif name in experiments:
+                metrics = measured(experiments[name])
+                if metrics is not None and comparison.metric not in metrics:
+                    hint = suggest(comparison.metric, metrics)
+                    found.append(f"{where}.metric: {name!r} will not have {comparison.metric!r}{hint}")
+    return found
+
+
+def measured(experiment: Experiment) -> list[str] | None:
+    """Return the metrics that an experiment will have, as far as its method's file says; None where it does not."""
+    folder = catalogue.SECTIONS[experiment.family]
+    if catalogue.class_constant(folder, experiment.method, "phases", None) == ():
+        return []
+    own = catalogue.class_constant(folder, experiment.method, "measures", None)
+    if own is None:
+        return None
+    names = own if experiment.family == "probe" else ("loss", *own)
+    splits = ("validation",) if experiment.family == "pretext" else ("validation", "test")
+    return [f"{split}/{name}" for split in splits for name in names]
 
 
 def _declared_names(content: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -369,19 +426,42 @@ def _reference(
     return []
 
 
+def _target_faults(
+    experiments: Mapping[str, Experiment], declared: Mapping[str, list[str]], experiment: Experiment, what: str
+) -> list[str]:
+    """Faults of the experiment that a search or a study names: it must train, on the data that the entry names."""
+    found = _reference(experiments, declared, experiment, "experiment", ("supervised", "pretext", "generative"))
+    target = experiments.get(experiment.config.experiment)
+    if target is None:
+        return found
+    where, data = f"{experiment.family}.{experiment.name}", target.dataset
+    if experiment.dataset != data:
+        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {experiment.dataset!r}")
+    if "train" not in type(target.config).model_fields:
+        found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to {what}")
+    return found
+
+
+def _studied_metric_faults(experiments: Mapping[str, Experiment], study: Experiment) -> list[str]:
+    """Faults of a study's metric that the experiment will not have."""
+    target, metric = experiments.get(study.config.experiment), getattr(study.config, "metric", None)
+    metrics = measured(target) if target is not None else None
+    if metric is None or not metrics or metric in metrics:
+        return []
+    assert target is not None
+    hint = suggest(metric, metrics)
+    return [f"study.{study.name}.metric: {target.name!r} will not have {metric!r}{hint}"]
+
+
 def _search_faults(
     experiments: Mapping[str, Experiment], declared: Mapping[str, list[str]], search: Experiment
 ) -> list[str]:
     """Faults of a search: the experiment that it names, and paths that the experiment's entry does not have."""
-    found = _reference(experiments, declared, search, "experiment", ("supervised", "pretext", "generative"))
+    found = _target_faults(experiments, declared, search, "search")
     target = experiments.get(search.config.experiment)
     if target is None:
         return found
     where = f"search.{search.name}"
-    if search.dataset != target.dataset:
-        found.append(f"{where}.dataset: must be {target.dataset!r}, that of {target.name!r}; got {search.dataset!r}")
-    if "train" not in type(target.config).model_fields:
-        found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to search")
     for path, dimension in search.config.space.items():
         if path in FIXED:
             found.append(f"{where}.space.{path}: cannot be searched: trials are of one method, network and data")

@@ -133,7 +133,7 @@ def curves(frame: pd.DataFrame, theme: Theme = LIGHT, columns: int = 3) -> Figur
     quantities = list(dict.fromkeys(name.rpartition("/")[2] for name in metrics))
     columns = min(columns, len(quantities))
     rows = math.ceil(len(quantities) / columns)
-    with _style(theme):
+    with style(theme):
         figure = Figure(figsize=(3.9 * columns, 2.5 * rows), layout="constrained")
         FigureCanvasAgg(figure)
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -173,7 +173,7 @@ def leaderboard_plot(frame: pd.DataFrame, theme: Theme = LIGHT) -> Figure:
     """
     probes = list(frame["probe"].unique())
     encoders = [*frame[~frame["baseline"]]["encoder"].unique(), *frame[frame["baseline"]]["encoder"].unique()]
-    with _style(theme):
+    with style(theme):
         figure = Figure(figsize=(10.4, 0.9 + 0.42 * len(encoders)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -208,20 +208,20 @@ def _dots(axes: Axes, frame: pd.DataFrame, encoders: list[str], offset: float, c
 def write_png(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG, without a time or the version of the software in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _style(LIGHT):
+    with style(LIGHT):
         figure.savefig(path, format="png", dpi=160, metadata={"Software": None})
 
 
 def svg(figure: Figure) -> bytes:
     """Return a figure as SVG, without a time in it."""
     buffer = io.BytesIO()
-    with _style(LIGHT):
+    with style(LIGHT):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
 
 @contextmanager
-def _style(theme: Theme) -> Iterator[None]:
+def style(theme: Theme) -> Iterator[None]:
     """Draw by these settings alone, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

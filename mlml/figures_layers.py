@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from mlml.figures import LIGHT, Theme, _style
+from mlml.figures import LIGHT, Theme, style
 
 Layers = Mapping[str, Mapping[str, Sequence[float | None]]]
 
@@ -62,7 +62,7 @@ def layers_plot(steps: Sequence[int], layers: Layers, theme: Theme = LIGHT) -> F
     labelled = [place == 0 or names[place] != names[place - 1] for place in range(len(shown))]
     height = 1.15 + 0.17 * max(len(rows) for rows in names)
     widths = [2.6 + (1.7 if label else 0.0) for label in labelled]
-    with _style(theme):
+    with style(theme):
         figure = Figure(figsize=(sum(widths), height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(1, len(shown), squeeze=False).flat

@@ -29,11 +29,14 @@ class Method(nn.Module):
     Attributes:
         phases: what one step runs, in order; a GAN says ("discriminator", "generator"). Empty: nothing to train.
         targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
+        measures: names of the metrics that `forward` returns beside the loss, as a literal, so that a comparison of
+            others is refused before anything runs. None: not told.
     """
 
     Config: ClassVar[type[Declared]]
     phases: tuple[str, ...] = ("train",)
     targets: ClassVar[str] = "labels"
+    measures: tuple[str, ...] | None = None
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

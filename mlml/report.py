@@ -10,9 +10,9 @@ import io
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -20,7 +20,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from mlml import figures, report_diagnosis
+from mlml import comparison, figures, report_diagnosis
+from mlml.config import ComparisonConfig
 
 SCORE = "test/accuracy"
 """The metric of a probe that the leaderboard compares."""
@@ -32,8 +33,9 @@ _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
     *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
-_FAMILIES = ("supervised", "pretext", "generative", "search", "probe")
+_FAMILIES = ("supervised", "pretext", "generative", "search", "study", "illustration", "probe")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
+_DRAWN = ("search", "supervised", "study", "illustration")  # families whose pictures have a section of their own
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
 
@@ -65,6 +67,8 @@ class Result:
         curves: CSV with columns step, seed and metrics.
         search: folder with best.yaml, trials.csv and pictures.
         diagnostics: file of `mlml.diagnostics_file`.
+        sentences: what a study or an illustration found, in words; each of its pictures has a twin for dark pages,
+            "<kind>_dark.png".
     """
 
     name: str
@@ -79,6 +83,7 @@ class Result:
     curves: Path | None = None
     figures: Sequence[Path] = ()
     search: Path | None = None
+    sentences: Sequence[str] = ()
     run: RunLink | None = None
     diagnostics: Path | None = None
 
@@ -107,7 +112,13 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
     return order[list(_COLUMNS)].reset_index(drop=True)
 
 
-def write_report(results: Sequence[Result], title: str, folder: Path, provenance: Mapping[str, str]) -> None:
+def write_report(
+    results: Sequence[Result],
+    title: str,
+    folder: Path,
+    provenance: Mapping[str, str],
+    comparisons: Sequence[ComparisonConfig] = (),
+) -> None:
     """Write `index.html`, which needs no other file and no network, and `leaderboard.csv`.
 
     Args:
@@ -116,9 +127,10 @@ def write_report(results: Sequence[Result], title: str, folder: Path, provenance
         folder: to write to; made when absent.
         provenance: what the page's head says of its making. "commit" and "dirty" ("true" or "false") are shown as a
             commit and a warning; any further key, such as "torch" or "device", as it stands.
+        comparisons: what to set side by side.
 
     Raises:
-        ValueError: as `leaderboard`.
+        ValueError: as `leaderboard`, or a compared experiment lacks the metric.
     """
     frame = leaderboard(results)
     by_stage = {result.stage: result for result in results}
@@ -134,14 +146,16 @@ def write_report(results: Sequence[Result], title: str, folder: Path, provenance
         commit=provenance.get("commit", ""),
         dirty=provenance.get("dirty", "false").lower() == "true",
         versions={key: value for key, value in provenance.items() if key not in ("commit", "dirty")},
+        comparisons=[_comparison(config, results) for config in comparisons],
         boards=[_board(board, by_stage) for _, board in frame.groupby("dataset")],
         encoders=[result.name for result in results if result.family in ("pretext", "supervised")],
         supervised=[_experiment(result) for result in results if result.family == "supervised"],
         pictured=[
             _experiment(result)
             for result in results
-            if result.family == "generative" or (result.figures and result.family not in ("search", "supervised"))
+            if result.family == "generative" or (result.figures and result.family not in _DRAWN)
         ],
+        findings=[_finding(result) for result in results if result.family in ("study", "illustration")],
         searches=[_search(result) for result in results if result.family == "search"],
         curves=[curve for result in results if (curve := _curves(result)) is not None],
         diagnoses=[
@@ -307,9 +321,57 @@ def _search(result: Result) -> dict[str, Any]:
     return search
 
 
+def _finding(result: Result) -> dict[str, Any]:
+    """One study or illustration, for the template."""
+    light = [path for path in result.figures if not path.stem.endswith("_dark")]
+    drawn = [
+        {
+            "kind": path.stem.replace("_", " "),
+            "light": _file_uri(path),
+            "dark": _file_uri(path.with_stem(f"{path.stem}_dark")),
+        }
+        for path in light
+    ]
+    return _experiment(replace(result, figures=())) | {"drawn": drawn}
+
+
+def _comparison(config: ComparisonConfig, results: Sequence[Result]) -> dict[str, Any]:
+    """One comparison, for the template."""
+    by_name = {result.name: result for result in results}
+    members = [
+        comparison.Member(
+            name=name,
+            dataset=by_name[name].dataset,
+            summary=comparison.summary_of(config, name, by_name[name].metrics),
+            curves=_frame(by_name[name].curves),
+        )
+        for name in config.of
+    ]
+    found = comparison.compare(config, members)
+    drawn = comparison.plot(config, members) is not None
+    rows = [
+        {
+            "name": standing.member.name,
+            "number": _number(config.metric, by_name[standing.member.name]),
+            "gap": comparison.gap_text(config.metric, standing.gap) if standing.gap else "",
+            "range": comparison.range_text(config.metric, standing.gap) if standing.gap else "",
+            "verdict": standing.verdict,
+            "quick": "" if standing.quick is None else f"{standing.quick:.0f}",
+        }
+        for standing in found.standings
+    ]
+    target = comparison.score_text(config.metric, found.target) if found.target is not None else ""
+    plot = _themed(lambda theme: cast(Figure, comparison.plot(config, members, theme))) if drawn else None
+    return {"config": config, "rows": rows, "target": target, "sentences": found.sentences, "plot": plot}
+
+
+def _frame(curves: Path | None) -> pd.DataFrame:
+    return pd.read_csv(curves) if curves is not None else pd.DataFrame()
+
+
 def _curves(result: Result) -> dict[str, Any] | None:
     """Learning curves of one experiment, for the template; None when it has none."""
-    frame = pd.read_csv(result.curves) if result.curves is not None else pd.DataFrame()
+    frame = _frame(result.curves)
     names = [name for name in frame.columns if name not in ("step", "seed") and frame[name].notna().any()]
     if not names:
         return None

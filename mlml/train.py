@@ -198,7 +198,8 @@ class _Loop:
                 if state.step % config.log_every == 0 or state.step == self.steps:
                     values = self._flush_window()
                     progress.update(state.step, values)
-                    self._log({**values, "system/images_per_second": progress.images_per_second})
+                    rates = {f"{phase}/learning_rate": o.param_groups[0]["lr"] for phase, o in self.optimizers.items()}
+                    self._log({**values, **rates, "system/images_per_second": progress.images_per_second})
                     self._log_measures()
                 if state.step % config.evaluate_every == 0 or state.step == self.steps:
                     self._evaluate()

@@ -34,6 +34,7 @@ MODELS = Path("models")
 METRICS = Path("reports/metrics")
 CURVES = Path("reports/curves")
 FIGURES = Path("reports/figures")
+REPORTED_FINDINGS = Path("reports/findings")
 
 Assess = Callable[[Method, PreparedData, int], dict[str, float]]
 """Measures a trained method: (method, data, seed) -> metrics."""

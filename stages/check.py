@@ -10,7 +10,7 @@ from mlml.declaration import Declaration
 CHECKED = Path("data/checked")
 """Its content never changes, so that no stage runs again only because the declaration was checked again."""
 
-REPORTED = [Path("reports") / part for part in ("metrics", "curves", "diagnostics", "figures", "search")]
+REPORTED = [Path("reports") / part for part in ("metrics", "curves", "diagnostics", "figures", "search", "findings")]
 """What the report depends on; made here, for DVC misses a folder into which no declared stage writes."""
 
 

@@ -27,6 +27,7 @@ def work(stage: Stage) -> None:
         curves = REPORTS / "curves" / f"{experiment.name}.csv"
         search = REPORTS / "search" / experiment.name
         diagnostics = REPORTS / "diagnostics" / f"{experiment.name}.json"
+        sentences = REPORTS / "findings" / experiment.name / "sentences.json"
         return Result(
             name=experiment.name,
             family=experiment.family,
@@ -40,6 +41,7 @@ def work(stage: Stage) -> None:
             curves=curves if f"{curves}" in lineage.outputs else None,
             figures=sorted((REPORTS / "figures" / experiment.name).glob("*.png")),
             search=search if f"{search}" in lineage.outputs else None,
+            sentences=json.loads(sentences.read_text()) if f"{sentences.parent}" in lineage.outputs else (),
             run=runs[lineage.stage],
             diagnostics=diagnostics if f"{diagnostics}" in lineage.outputs else None,
         )
@@ -47,9 +49,9 @@ def work(stage: Stage) -> None:
     def write() -> None:
         commit, dirty = _lineage.git_state(Path.cwd())
         provenance = {"commit": commit, "dirty": str(dirty).lower(), **versions()}
-        write_report(
-            [result(experiment) for experiment in experiments], stage.declaration.report.title, REPORTS, provenance
-        )
+        results = [result(experiment) for experiment in experiments]
+        declared = stage.declaration.report
+        write_report(results, declared.title, REPORTS, provenance, declared.comparisons)
 
     stage.steps.run("write report", write)
     for name in ("index.html", "leaderboard.csv"):

@@ -173,6 +173,63 @@ FAULTS = [
         {"network": "convnet", "layers": [{"layer": "unpooling"}]},
         "pretext.simclr.encoder.layers: layer 1 (unpooling): no max_pooling before it is left to be undone; add one",
     ),
+    *(
+        ("report.comparisons", [{"title": "t", "of": ["simclr", "rotation"], "metric": "validation/loss", **entry}], s)
+        for entry, s in (
+            ({"of": ["simclr"]}, "report.comparisons.0.of: must name two or more different experiments"),
+            ({"of": ["simclr", "simclr"]}, "report.comparisons.0.of: must name two or more different exp"),
+            (
+                {"of": ["simclr", "rotatoin"]},
+                "report.comparisons.0.of: no experiment 'rotatoin' is declared in supervised, pretext, generative or "
+                "probe; did you mean 'rotation'?",
+            ),
+            ({"metric": "loss"}, "report.comparisons.0.metric: must be a metric of a split, 'test/...' or"),
+            ({"metric": "test/loss"}, "report.comparisons.0.metric: 'simclr' will not have 'test/loss' (known: val"),
+            (
+                {"of": ["random", "classifier"]},
+                "report.comparisons.0.metric: 'random' will not have 'validation/loss' (known: none)",
+            ),
+            (
+                {"of": ["classifier", "vae"], "metric": "test/acuracy", "direction": "maximize"},
+                "report.comparisons.0.metric: 'classifier' will not have 'test/acuracy'; did you mean 'test/accuracy'?",
+            ),
+            ({"metric": "test/kl"}, "report.comparisons.0: give 'direction', maximize or minimize: 'test/kl' does not"),
+            ({"question": 3}, "report.comparisons.0.question: must be a valid string; got 3"),
+            ({"titel": "t"}, "report.comparisons.0.titel: unknown key; did you mean 'title'?"),
+        )
+    ),
+    *(
+        ("study", {"s": {"method": "learning_curve", "experiment": "classifier", "dataset": "digits", **entry}}, said)
+        for entry, said in (
+            ({"method": "learning"}, "study.s.method: unknown name 'learning'; did you mean 'learning_curve'?"),
+            (
+                {"experiment": "clasifier"},
+                "study.s.experiment: no experiment 'clasifier' is declared in supervised or pretext or generative; did",
+            ),
+            ({"dataset": "dgits"}, "study.s.dataset: no data set 'dgits' is declared; did you mean 'digits'?"),
+            ({"dataset": "dgits"}, "study.s.dataset: must be 'digits', that of 'classifier'; got 'dgits'"),
+            ({"experiment": "random"}, "study.s.experiment: 'random' trains nothing, so there is nothing to study"),
+            ({"seeds": [3]}, "study.s.experiment: 'classifier' has seeds [0], which lack some of [3]"),
+            ({"experiment": "vae"}, "study.s.metric: 'vae' will not have 'validation/accuracy'; did you mean"),
+            ({"fractions": [0.5, 0.1]}, "study.s.fractions: must increase; got [0.5, 0.1]"),
+            ({"fractions": [0.5, 2]}, "study.s.fractions.1: must be less than or equal to 1; got 2"),
+            ({"fractons": 1}, "study.s.fractons: unknown key; did you mean 'fractions'?"),
+        )
+    ),
+    *(
+        ("illustration", {"i": {"method": "optimizer_paths", "surface": "saddle", "start": [1, 0], **entry}}, said)
+        for entry, said in (
+            ({}, "illustration.i.optimizers: required, but not given"),
+            ({"optimizers": {}}, "illustration.i.optimizers: must "),
+            (
+                {"optimizers": {"a": {"name": "adm"}}},
+                "illustration.i.optimizers.a.name: unknown value 'adm'; did you mean 'adam'?",
+            ),
+            ({"surface": "sadle"}, "illustration.i.surface: unknown value 'sadle'; did you mean 'saddle'?"),
+            ({"dataset": "digits", "optimizers": {"a": {}}}, "illustration.i.dataset: unknown key"),
+            ({"start": [1]}, "illustration.i.start"),
+        )
+    ),
 ]
 
 
@@ -202,6 +259,16 @@ def test_schedules_may_name_whatever_a_run_may(content):
     # an experiment that has a data set's name is known by its stage's full name only, as `dvc repro` would not know it
     content["pretext"]["digits"] = content["pretext"]["simclr"]
     assert "digits" not in declaration.check(content).targets()
+
+
+def test_studies_and_illustrations_may_be_left_out(content):
+    assert not {"study", "illustration"} & set(content)
+    declared = declaration.check(content)
+    assert declared.family("study") == declared.family("illustration") == []
+    content["illustration"] = {"wave": {"method": "schedule_curves", "schedules": {"cosine": {"name": "cosine"}}}}
+    wave = declaration.check(content).experiments["wave"]
+    assert (wave.dataset, wave.seeds) == ("", ())
+    assert "wave" in declaration.check(content).targets()
 
 
 def test_names_are_unique_over_families(content):

@@ -186,8 +186,8 @@ class Page(HTMLParser):
 PROVENANCE = {"commit": COMMIT, "dirty": "false", "torch": "2.11.0", "device": "cpu, 2 threads"}
 
 
-def render(results, folder, title="Digits", **provenance):
-    write_report(results, title, folder, {**PROVENANCE, **provenance})
+def render(results, folder, title="Digits", comparisons=(), **provenance):
+    write_report(results, title, folder, {**PROVENANCE, **provenance}, comparisons)
     html = (folder / "index.html").read_text()
     return html, Page(html)
 

@@ -138,6 +138,18 @@ def test_metric_points_are_means_over_the_steps_between(tmp_path):
     assert mean == {4: pytest.approx(sum(each[:4]) / 4), 6: pytest.approx(sum(each[4:]) / 2)}
 
 
+@pytest.mark.parametrize("method", [Regression, TwoPhases])
+def test_each_phase_s_learning_rate_is_a_point_at_each_log(tmp_path, method):
+    """That of the step just made, by the schedule: with a warm-up of one step and a straight line, by hand."""
+    schedule = {"name": "linear", "warmup_steps": 1}
+    fit(method(), *splits(), config(steps=5, log_every=2, schedule=schedule), 0, tmp_path)
+    logged = [point for point in points.read(tmp_path / "points.jsonl") if point[0].endswith("/learning_rate")]
+    for phase in method.phases:
+        rates = [(step, value) for name, step, value in logged if name == f"{phase}/learning_rate"]
+        assert rates == [(2, 0.1), (4, pytest.approx(0.1 * 0.5)), (5, pytest.approx(0.1 * 0.25))]
+    assert len(logged) == 3 * len(method.phases)
+
+
 def test_evaluation_is_the_mean_over_examples():
     method = Regression()
     x, y = data(37, 1)

@@ -1,5 +1,6 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
+from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, Probability
 from mlml.config.layers import (
@@ -54,6 +55,7 @@ from mlml.config.stack import (
     TransposedConvolutionLayer,
     UnpoolingLayer,
 )
+from mlml.config.study import StudyConfig
 from mlml.config.train import TrainConfig
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "AugmentConfig",
     "BelowOne",
     "CategoricalDimension",
+    "ComparisonConfig",
     "ConstantInitialiser",
     "ConstantSchedule",
     "ConvolutionLayer",
@@ -111,11 +114,13 @@ __all__ = [
     "ShiftFlipConfig",
     "StackConfig",
     "StepSchedule",
+    "StudyConfig",
     "SwishActivation",
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
     "faults",
+    "is_share",
     "parse",
     "suggest",
 ]

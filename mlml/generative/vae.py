@@ -41,6 +41,8 @@ class VAE(Method):
     left out.
     """
 
+    measures = ("reconstruction", "kl")
+
     class Config(Declared):
         """Numbers of the VAE."""
 

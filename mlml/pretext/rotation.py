@@ -32,6 +32,8 @@ class Rotation(Method):
     shifts only.
     """
 
+    measures = ("accuracy",)
+
     class Config(Declared):
         """Numbers of rotation prediction."""
 

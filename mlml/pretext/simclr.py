@@ -58,6 +58,8 @@ class SimCLR(Method):
     projector has one hidden layer as wide as the features, with batch norm as in the authors' code (`projection_norm`).
     """
 
+    measures = ()
+
     class Config(Declared):
         """Numbers of SimCLR; the defaults are the paper's (section 2.1 and appendix B.9)."""
 

@@ -21,6 +21,8 @@ class KNN:
     Wu et al. 2018, section 3.4. Nothing is trained and nothing is chosen, so the seed does not matter.
     """
 
+    measures = ("accuracy",)
+
     class Config(Declared):
         """Numbers of the vote; `encoder` names the experiment whose encoder is evaluated."""
 

@@ -35,6 +35,8 @@ class Linear:
     (He et al. 2022, arXiv:2111.06377, appendix A), so that encoders of other scales can be compared.
     """
 
+    measures = ("accuracy",)
+
     class Config(Declared):
         """Numbers of the probe; `encoder` names the experiment whose encoder is evaluated."""
 

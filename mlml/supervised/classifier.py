@@ -24,6 +24,8 @@ class Classifier(Method):
     The encoder's initialiser is the linear layer's, too.
     """
 
+    measures = ("accuracy",)
+
     class Config(Declared):
         """Numbers of the classifier.
 

@@ -124,6 +124,12 @@ class TestTrainedMethod:
         first, second = (evaluate(method, split, 0) for split in splits)
         assert first == second
 
+    def test_it_measures_what_its_class_says(self, family, name, blob_data):
+        told = catalogue.class_constant(family, name, "measures", None)
+        method = build(family, name, blob_data)
+        measured = evaluate(method, batches(blob_data, "validation", targets=method.targets), 0)
+        assert told is None or set(measured) == {"loss", *told}
+
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_half_the_digits_stay_near_float32(self, family, name, precision, blob_data, tmp_path):
         losses = [

@@ -1,0 +1,1 @@
+"""Studies of a trained experiment, one file each; the file name is the name of the method."""

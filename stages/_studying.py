@@ -1,0 +1,67 @@
+"""The work of a study stage: a trained experiment is looked at, or trained anew on less of its data."""
+
+from functools import partial
+
+from mlml import catalogue, declaration, model_folder
+from mlml.data.dataset import PreparedData
+from mlml.declaration import Experiment
+from mlml.method import Method
+from mlml.seeds import seed_everything
+from mlml.studies._subject import Subject
+from stages._findings import write_findings
+from stages._run import Stage
+from stages._training import (
+    MODELS,
+    clear_checkpoints,
+    device_name,
+    log_data,
+    start_device,
+    train,
+)
+from stages.prepare import PREPARED
+
+
+def study(stage: Stage) -> None:
+    """Carry out the study, and write what was found."""
+    experiment = stage.declaration.experiments[stage.name]
+    target = stage.declaration.experiments[experiment.config.experiment]
+    device = start_device(stage)
+    data = PreparedData(PREPARED / target.dataset)
+    stage.tag(device=device_name(device), target=target.name)
+    log_data(stage, data)
+    method_class = catalogue.method_class(catalogue.SECTIONS["study"], experiment.method)
+    method = method_class(method_class.Config.model_validate(experiment.config.model_dump()))
+
+    def build(seed: int) -> Method:
+        seed_everything(seed, "init")
+        built = model_folder.build(target.family, target.method, target.config, data.spec)
+        return built.to(device)
+
+    def train_anew(label: str, part: PreparedData, seed: int, steps: int) -> tuple[Method, dict[str, float]]:
+        other = of_length(target, steps)
+        run = stage.nested_run(label, other.resolved(), **{"mlml.seed": str(seed)})
+        stage.at_end.append(partial(clear_checkpoints, run.folder))
+        return train(other, part, seed, run.folder, device)
+
+    subject = Subject(
+        name=target.name,
+        config=target.config,
+        targets=catalogue.method_class(catalogue.SECTIONS[target.family], target.method).targets,
+        seeds=experiment.seeds,
+        data=data,
+        device=device,
+        load=lambda seed: model_folder.load(MODELS / target.name / f"seed_{seed}", device),
+        build=build,
+        train=train_anew,
+    )
+    findings = stage.steps.run(experiment.method.replace("_", " "), partial(method.study, subject))
+    stage.steps.run("write outputs", partial(write_findings, stage, findings))
+
+
+def of_length(target: Experiment, steps: int) -> Experiment:
+    """Return an experiment that is trained for so many steps, whatever its entry says, and is otherwise the same.
+
+    It is trained in one process, which comes to the result of several.
+    """
+    changed = {"train.epochs": None, "train.steps": steps, "train.processes": 1, "train.shard": False}
+    return declaration.resolve(target.family, target.name, declaration.overridden(target.raw, changed))

@@ -1,0 +1,112 @@
+"""Studies, illustrations and comparisons through real `dvc repro`, up to the page; a killed study; a ready-made lesson.
+
+The tests of this module stand on each other, in their order: they share one project.
+"""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from project import ROOT, declaration
+
+from mlml.declaration import read
+
+LIMIT_SECONDS = 300
+
+STUDIED = declaration(
+    "steps: 60, batch_size: 64, log_every: 10, evaluate_every: 20, checkpoint_every: 10",
+    """
+supervised:
+  classifier:
+    {method: classifier, dataset: digits, encoder: *encoder, train: *train, seeds: [0, 1], augment: {padding: 0}}
+  slow:
+    {method: classifier, dataset: digits, encoder: *encoder, train: {steps: 4}, seeds: [0, 1], augment: {padding: 0}}
+pretext: {}
+probe: {}
+generative: {}
+study:
+  more: {method: learning_curve, experiment: classifier, dataset: digits, fractions: [0.1, 0.5, 1.0], seeds: [0, 1]}
+  around: {method: loss_landscape, experiment: classifier, dataset: digits, points: 5}
+illustration:
+  ravine:
+    {method: optimizer_paths, surface: ravine, start: [5, 1], steps: 9, optimizers: {adam: {name: adam}}}
+  wave: {method: schedule_curves, schedules: {cosine: {name: cosine}}}
+report:
+  title: Studied
+  comparisons: [{title: Length, of: [classifier, slow]}]
+""",
+)
+OUTPUTS = ("reports/findings/more", "reports/figures/more", "reports/metrics/more.json")
+
+
+def load(project, path):
+    return json.loads((project.folder / path).read_text())
+
+
+def test_they_reach_the_page(project):
+    project.declare(STUDIED)
+    with project.warm():
+        ran = set(project.repro())
+    studies = {"study@more", "study@around", "illustration@ravine", "illustration@wave"}
+    assert ran == {"check", "prepare@digits", "supervised@classifier", "supervised@slow", "report", *studies}
+    assert project.repro() == []
+    page = (project.folder / "reports/index.html").read_text()
+    for name in ("more", "around", "ravine", "wave"):
+        sentences = load(project, f"reports/findings/{name}/sentences.json")
+        assert sentences
+        assert all(sentence.replace("'", "&#39;") in page for sentence in sentences)
+        pictures = {path.stem for path in (project.folder / f"reports/figures/{name}").iterdir()}
+        assert {f"{stem}_dark" for stem in pictures if not stem.endswith("_dark")} < pictures
+    assert "classifier is best: test/accuracy" in page
+    assert page.count('class="card experiment finding"') == 4
+
+
+def test_the_whole_part_is_the_experiment(project):
+    own = load(project, "reports/metrics/classifier.json")["validation/accuracy"]
+    assert load(project, "reports/metrics/more.json")["fraction_1/validation/accuracy"] == own
+    assert not list((project.folder / ".mlml/runs").rglob("*.ckpt"))
+
+
+def test_another_title_runs_no_study_again(project):
+    project.edit("params.yaml", "title: Length", "title: Longer")
+    assert project.repro() == ["check", "report"]
+
+
+@pytest.mark.soak
+def test_a_killed_study_ends_the_same(project):
+    command = ("dvc", "repro", "--single-item", "--force", "--no-run-cache", "study@more")
+    project.run(*command)
+    whole = project.hashes(*OUTPUTS)
+    runs = project.folder / ".mlml/runs/study@more"
+    shutil.rmtree(runs)
+    dvc = project.start(*command)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not list(runs.rglob("fraction_0.5_seed_0/step_*.ckpt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(dvc.pid, signal.SIGKILL)
+    dvc.wait(LIMIT_SECONDS)
+    project.run(*command)
+    assert project.hashes(*OUTPUTS) == whole
+
+
+@pytest.mark.soak
+def test_a_lesson_is_taught(project):
+    """That of the initial weights, as it is in experiments/: what cannot learn does not, and the page says so."""
+    shutil.copy(ROOT / "experiments/initialisers.yaml", project.folder / "params.yaml")
+    with project.warm():
+        project.run("mlml", "repro")
+    accuracy = {
+        name: load(project, f"reports/metrics/{name}.json")["test/accuracy"]["mean"]
+        for name in read(Path("experiments/initialisers.yaml")).experiments
+    }
+    assert max(accuracy["zero"], accuracy["constant"], accuracy["normal"]) < 0.35
+    assert min(accuracy["xavier"], accuracy["he"], accuracy["orthogonal"]) > 0.85
+    page = (project.folder / "reports/index.html").read_text()
+    for name in ("zero", "constant", "normal"):
+        line = next(line for line in page.splitlines() if line.startswith(f"<li>{name} reached"))
+        assert line.endswith("far outside of what seeds explain.</li>")
