@@ -77,7 +77,7 @@ def test_squared_loss_of_a_linear_model_is_an_exact_parabola(blob_data):
     head, scores = method.head, method.head(method.encoder(images))
     direction = filter_normalised([head.weight.detach()], torch.Generator().manual_seed(_seed()))[0]
     moved = method.encoder(images) @ direction.T  # (n, classes): what a step of 1 adds to the scores
-    assert coefficients[0] == pytest.approx(float(moved.square().mean() * _terms(scores, labels, made)), rel=1e-4)
+    assert coefficients[0] == pytest.approx(float(moved.detach().square().mean() * _terms(scores, labels, made)), rel=1e-4)
     plane = found.table.pivot_table(index="alpha", columns="beta", values="loss").to_numpy()
     a, b = np.meshgrid(OFFSETS, OFFSETS, indexing="ij")
     design = np.stack([np.ones(121), a.ravel(), b.ravel(), a.ravel() ** 2, b.ravel() ** 2, (a * b).ravel()], 1)
@@ -94,7 +94,7 @@ def _terms(scores, labels, made):
     """Over how many numbers the loss takes its mean, as a factor of the mean over images and classes."""
     target = torch.nn.functional.one_hot(labels, scores.shape[1]).float()
     measured = evaluate(made.load(0), split_batches(made.data, "train", 256, 0, CPU), 0)["loss"]
-    return measured / float((scores - target).square().mean())
+    return measured / float((scores.detach() - target).square().mean())
 
 
 def test_the_middle_is_the_loss_of_the_trained_model_in_eval_mode(blob_data):
