@@ -179,6 +179,9 @@ def test_updates_that_are_usually_too_large():
     verdict = diagnostics.large_updates(values)
     assert (verdict.layer, verdict.value) == ("net.0", 0.15)
     assert "by 15 % of their norm (and 1 more layer)" in verdict.sentence
+    verdict = diagnostics.large_updates(layers(net_0__update_ratio=[3.0, 1e-3, 1e-3]))
+    assert verdict.value == 3.0
+    assert "a step changed the weights of net.0 by 300 % of their norm" in verdict.sentence
 
 
 def test_labels_that_mean_nothing_are_learnt_by_heart(tmp_path):
@@ -272,7 +275,7 @@ LOSSES = {
     "ends above": ([2.3, 3.0, 4.0, 4.5, 5.0, 5.0, 6.0, 6.0], "diverging loss"),
     "explodes and comes back": ([2.3, 1e4, 5.0, 2.0, 1.0, 0.5, 0.3, 0.2], "diverging loss"),
     "swings": ([2.3, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0], "oscillating loss"),
-    "falls in a line": ([2.4, 2.2, 2.0, 1.8, 1.6, 1.4, 1.2, 1.0], None),
+    "falls in a line": ([2.4, 2.1, 1.8, 1.5, 1.2, 0.9, 0.6, 0.3], None),
     "stays": ([2.31, 2.3, 2.31, 2.3, 2.3, 2.31, 2.3, 2.3], "high bias"),
 }
 
