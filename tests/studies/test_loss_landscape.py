@@ -77,7 +77,8 @@ def test_squared_loss_of_a_linear_model_is_an_exact_parabola(blob_data):
     head, scores = method.head, method.head(method.encoder(images))
     direction = filter_normalised([head.weight.detach()], torch.Generator().manual_seed(_seed()))[0]
     moved = method.encoder(images) @ direction.T  # (n, classes): what a step of 1 adds to the scores
-    assert coefficients[0] == pytest.approx(float(moved.detach().square().mean() * _terms(scores, labels, made)), rel=1e-4)
+    curvature = float(moved.detach().square().mean()) * _terms(scores, labels, made)
+    assert coefficients[0] == pytest.approx(curvature, rel=1e-4)
     plane = found.table.pivot_table(index="alpha", columns="beta", values="loss").to_numpy()
     a, b = np.meshgrid(OFFSETS, OFFSETS, indexing="ij")
     design = np.stack([np.ones(121), a.ravel(), b.ravel(), a.ravel() ** 2, b.ravel() ** 2, (a * b).ravel()], 1)
