@@ -45,7 +45,8 @@ class Method(nn.Module):
     def augment(self, batch: Batch, generator: torch.Generator) -> Any:
         """Turn a batch of images in [0, 1] into what `forward` takes; batched, on the device.
 
-        Draws only from `generator`. In eval mode it draws the same for the same generator.
+        Draws only from `generator`, which is in the same state on every rank: draw for `distributed.total(b)` images
+        and keep `distributed.share` of it. In eval mode it draws the same for the same generator.
         """
         return batch
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from mlml import comparison, figures, report_diagnosis
-from mlml.config import ComparisonConfig
+from mlml.config import ComparisonConfig, is_share
 
 SCORE = "test/accuracy"
 """The metric of a probe that the leaderboard compares."""
@@ -257,7 +257,7 @@ def _number(metric: str, result: Result) -> dict[str, Any]:
     seeds = [key for key in summary if key.startswith("seed_")]
     return {
         "metric": metric,
-        "unit": "%" if _is_share(metric) else "",
+        "unit": "%" if is_share(metric) else "",
         "text": _text(metric, summary["mean"]),
         "interval": _text(metric, summary["interval95"], digits=2),
         "by_seed": {key.removeprefix("seed_"): _text(metric, summary[key]) for key in seeds},
@@ -269,15 +269,11 @@ def _number(metric: str, result: Result) -> dict[str, Any]:
     }
 
 
-def _is_share(metric: str) -> bool:
-    return metric.endswith(("accuracy", "iou"))
-
-
 def _text(metric: str, value: float | None, digits: int = 4) -> str:
     """A value as the page shows it: shares in percent with one decimal, others to some digits; "" for none."""
     if value is None:
         return ""
-    return f"{100 * value:.1f}" if _is_share(metric) else f"{value:.{digits}g}"
+    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.{digits}g}"
 
 
 def _experiment(result: Result) -> dict[str, Any]:

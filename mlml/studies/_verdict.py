@@ -10,12 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlml.config import is_share
-
-HIGH_VARIANCE = 0.1
-"""A tenth of all that can be learnt, known on train and not on validation."""
-
-HIGH_BIAS = 0.25
-"""A quarter of all that can be learnt, not even known on train."""
+from mlml.diagnostics import HIGH_VARIANCE, bias_variance
 
 CLOSING = 0.5
 """A gap that more data shrinks to this share of it is closing."""
@@ -42,13 +37,7 @@ class Scale(NamedTuple):
     ideal: float
 
     def share(self, score: float) -> float:
-        """The score between the baseline, 0, and the ideal, 1.
-
-        Raises:
-            ValueError: the two are the same.
-        """
-        if self.ideal == self.baseline:
-            raise ValueError(f"{self.quantity}: the baseline is the ideal, {self.ideal}, so there is nothing to learn")
+        """The score between the baseline, 0, and the ideal, 1."""
         return (score - self.baseline) / (self.ideal - self.baseline)
 
     def text(self, score: float) -> str:
@@ -61,16 +50,10 @@ def variance(point: Point, scale: Scale) -> float:
     return scale.share(point.train) - scale.share(point.validation)
 
 
-def bias(point: Point, scale: Scale) -> float:
-    """What the better of train and validation lacks to the ideal, as a share of all there is to learn."""
-    return 1 - max(scale.share(point.train), scale.share(point.validation))
-
-
 def diagnosis(point: Point, scale: Scale) -> str:
-    """Return "high variance", "high bias", or "neither"; where both hold, the greater."""
-    found = {"high variance": variance(point, scale) / HIGH_VARIANCE, "high bias": bias(point, scale) / HIGH_BIAS}
-    kind = max(found, key=lambda name: found[name])
-    return kind if found[kind] > 1 else "neither"
+    """Return "high variance", "high bias", or "neither", as `bias_variance` has it."""
+    found = bias_variance(point.train, point.validation, scale.baseline, scale.ideal, scale.quantity)
+    return "neither" if found is None else found.kind
 
 
 def sentences(name: str, points: Sequence[Point], scale: Scale, num_seeds: int) -> tuple[str, ...]:

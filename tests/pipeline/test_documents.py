@@ -33,7 +33,7 @@ RUN_BY_TESTS = {
 """Command -> where it is run."""
 
 RUN_BY_HAND = re.compile(
-    r"^(python -m benchmarks|make benchmark|cp experiments/|ln -s |python -m pytest|dvc remote |git |"
+    r"^(python -m benchmarks|make benchmark|cp experiments/|ln -s |python -m pytest|dvc remote |git |torchrun |"
     r"mlml (worker|repro) --pool )"
 )
 """Measurements, which no test repeats; set-up of somebody's machines, which test_workers.py does for its own."""

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from mlml import figures, model_folder
 from mlml.data.batches import split_batches
 from mlml.declaration import resolve
+from mlml.diagnostics import HIGH_BIAS, HIGH_VARIANCE
 from mlml.seeds import seed_everything
 from mlml.studies._subject import Reduced, Subject
-from mlml.studies._verdict import HIGH_BIAS, HIGH_VARIANCE, Point, Scale, bias, diagnosis, sentences, variance
+from mlml.studies._verdict import Point, Scale, diagnosis, sentences, variance
 from mlml.studies.learning_curve import LearningCurve, nested, plot
 from mlml.train import fit
 from stages._studying import of_length
@@ -157,7 +158,7 @@ ACCURACY, LOSS = Scale("accuracy", 0.1, 1.0), Scale("loss", 2.3, 0.0)
         (Point(60, 1.0, 0.83), ACCURACY, "high variance"),
         (Point(60, 0.5, 0.49), ACCURACY, "high bias"),
         (Point(60, 0.99, 0.97), ACCURACY, "neither"),
-        (Point(60, 0.6, 0.3), ACCURACY, "high variance"),  # of both, variance is further above its bound
+        (Point(60, 0.6, 0.3), ACCURACY, "high bias"),  # of both, the greater
         (Point(60, 0.01, 0.8), LOSS, "high variance"),
         (Point(60, 1.5, 1.52), LOSS, "high bias"),
         (Point(60, 0.05, 0.1), LOSS, "neither"),
@@ -173,14 +174,15 @@ def test_an_accuracy_and_its_error_are_diagnosed_alike(train_score, validation_s
     error_scale = Scale("error", 0.9, 0.0)
     assert variance(point, ACCURACY) == pytest.approx((train_score - validation_score) / 0.9)
     assert variance(point, ACCURACY) == pytest.approx(variance(error, error_scale), abs=1e-9)
-    assert bias(point, ACCURACY) == pytest.approx(bias(error, error_scale), abs=1e-9)
-    if max(variance(point, ACCURACY) - HIGH_VARIANCE, bias(point, ACCURACY) - HIGH_BIAS) < -1e-9:
+    bias = 1 - max(ACCURACY.share(train_score), ACCURACY.share(validation_score))
+    assert bias == pytest.approx(1 - max(error_scale.share(1 - x) for x in (train_score, validation_score)), abs=1e-9)
+    if max(variance(point, ACCURACY) - HIGH_VARIANCE, bias - HIGH_BIAS) < -1e-9:
         assert diagnosis(point, ACCURACY) == "neither"
 
 
 def test_a_scale_without_length_is_refused():
-    with pytest.raises(ValueError, match="accuracy: the baseline is the ideal"):
-        variance(Point(9, 1.0, 1.0), Scale("accuracy", 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"ideal must differ from baseline; got 1\.0 for both"):
+        diagnosis(Point(9, 1.0, 1.0), Scale("accuracy", 1.0, 1.0))
 
 
 def test_a_closing_gap_is_told():
