@@ -55,7 +55,7 @@ class ResNet(Network):
 
     The stem `imagenet` is the paper's: a 7x7 convolution and a max pooling, each of stride 2. The stem `cifar` is a 3x3
     convolution of stride 1 and no pooling, for small images (section 4.2; Chen et al. 2020, arXiv:2002.05709, appendix
-    B.9). A shortcut between stages is a 1x1 convolution (the paper's option B) at every depth, where its section 4.2
+    B.9); `pooled` is that and the paper's pooling, a fourth of the work after it. A shortcut between stages is a 1x1 convolution (the paper's option B) at every depth, where its section 4.2
     pads with zeros (option A); the stride of a bottleneck is in its 3x3 convolution, as torchvision's.
 
     Raises:
@@ -73,7 +73,7 @@ class ResNet(Network):
         network: Literal["resnet"] = "resnet"
         depth: Literal[8, 14, 18, 20, 32, 34, 50] = 18
         width: PositiveInt | None = None
-        stem: Literal["cifar", "imagenet"] = "cifar"
+        stem: Literal["cifar", "pooled", "imagenet"] = "cifar"
         residual: bool = True
 
     config: Config
@@ -94,13 +94,13 @@ class ResNet(Network):
 def _trunk(channels: int, block: Block, counts: tuple[int, ...], width: int, config: ResNet.Config) -> nn.Sequential:
     """Stem and stages, named and initialised as torchvision's; convolutions draw He's normal weights by the fan-out."""
     trunk = nn.Sequential()
-    if config.stem == "cifar":
-        trunk.add_module("conv1", nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False))
-    else:
+    if config.stem == "imagenet":
         trunk.add_module("conv1", nn.Conv2d(channels, width, kernel_size=7, stride=2, padding=3, bias=False))
+    else:
+        trunk.add_module("conv1", nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False))
     trunk.add_module("bn1", nn.BatchNorm2d(width))
     trunk.add_module("relu", nn.ReLU(inplace=True))
-    if config.stem == "imagenet":
+    if config.stem != "cifar":
         trunk.add_module("maxpool", nn.MaxPool2d(kernel_size=3, stride=2, padding=1))
     before = width
     for stage, count in enumerate(counts):
@@ -129,7 +129,7 @@ def _block(block: Block, before: int, planes: int, stride: int, residual: bool) 
 
 
 def _refuse_small(size: tuple[int, int], stem: str, num_stages: int) -> None:
-    layers = ["conv1", "maxpool"] if stem == "imagenet" else []
-    way_out = "take 'stem: cifar' or prepare larger images" if stem == "imagenet" else "prepare larger images"
+    layers = {"cifar": [], "pooled": ["maxpool"], "imagenet": ["conv1", "maxpool"]}[stem]
+    way_out = "prepare larger images" if stem == "cifar" else "take 'stem: cifar' or prepare larger images"
     for layer in [*layers, *(f"layer{stage}" for stage in range(2, num_stages + 1))]:
         size = halved(f"resnet: {layer}", size, way_out)

@@ -259,11 +259,22 @@ def test_resnet_small_stem_keeps_the_resolution():
 
 
 def test_resnet_first_convolution_has_the_variance_of_he():
-    for stem, area in (("cifar", 9), ("imagenet", 49)):
+    for stem, area in (("cifar", 9), ("pooled", 9), ("imagenet", 49)):
         torch.manual_seed(0)
         network = ResNet(ResNet.Config(stem=stem), make_spec(3, 32, 32))
         wanted = (2 / (64 * area)) ** 0.5  # fan out
         assert network.trunk.conv1.weight.std().item() == pytest.approx(wanted, rel=0.06)
+
+
+def test_resnet_pooled_stem_is_the_small_one_and_torchs_pooling():
+    spec = make_spec(1, 28, 28)
+    pooled, small = (ResNet(ResNet.Config(depth=8, stem=stem), spec).eval() for stem in ("pooled", "cifar"))
+    small.load_state_dict(pooled.state_dict())  # the same weights under the same names
+    images = torch.rand(2, 1, 28, 28)
+    stem = small.trunk[:3](small.normalize(images))
+    grid = small.trunk[3:](torch.nn.functional.max_pool2d(stem, 3, stride=2, padding=1))
+    assert grid.shape[2:] == (4, 4)
+    torch.testing.assert_close(pooled(images), grid.mean((2, 3)), rtol=1e-4, atol=1e-6)
 
 
 def test_resnet_refuses_images_that_its_stem_shrinks_away():
