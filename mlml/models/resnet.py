@@ -53,10 +53,11 @@ class ResNet(Network):
     small images. Each stage after the first halves the image and doubles the width, so that the features are `width`
     times 4 (three stages), 8 (four), or 32 (four of bottlenecks) wide.
 
-    The stem `imagenet` is the paper's: a 7x7 convolution and a max pooling, each of stride 2. The stem `cifar` is a 3x3
-    convolution of stride 1 and no pooling, for small images (section 4.2; Chen et al. 2020, arXiv:2002.05709, appendix
-    B.9); `pooled` is that and the paper's pooling, a fourth of the work after it. A shortcut between stages is a 1x1 convolution (the paper's option B) at every depth, where its section 4.2
-    pads with zeros (option A); the stride of a bottleneck is in its 3x3 convolution, as torchvision's.
+    The stem `imagenet` is the paper's: a 7x7 convolution and a max pooling, each of stride 2. The stem `cifar` is a
+    3x3 convolution of stride 1 and no pooling, for small images (section 4.2; Chen et al. 2020, arXiv:2002.05709,
+    appendix B.9); `pooled` is that and the paper's pooling, a fourth of the work after it. A shortcut between
+    stages is a 1x1 convolution (the paper's option B) at every depth, where its section 4.2 pads with zeros (option
+    A); the stride of a bottleneck is in its 3x3 convolution, as torchvision's.
 
     Raises:
         ValueError: the image is too small for the stages.
