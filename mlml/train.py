@@ -241,18 +241,7 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
             for micro in range(config.accumulate):
                 self._accumulate(phase, turn, micro, row, measures if micro == 0 else None)
-            self.precision.unscale(optimizer, phase)
-            if config.l1 > 0 or config.l2 > 0:
-                vectors = config.decay_norm_and_bias
-                regularisation.add_gradients(self.owned[phase], config.l1, config.l2, vectors)
-            if measures is not None:
-                measures.before_update()
-            if config.clip_norm is not None:
-                norm = nn.utils.clip_grad_norm_(self.owned[phase], config.clip_norm)
-                row[f"{phase}/gradient_norm"] = self.sharding.whole(norm) if self.sharding else norm
-            if config.clip_value is not None:
-                nn.utils.clip_grad_value_(self.owned[phase], config.clip_value)
-            self.precision.step(optimizer, phase)
+            self._update(phase, row, measures)
             if measures is not None:
                 layers |= measures.after_update()
         self.method.after_step((step + 1) / self.steps)
@@ -283,6 +272,21 @@ class _Loop:
             share = share if parts == 1 else share / parts
             key = f"{phase}/{name}"
             row[key] = row[key] + share if key in row else share
+
+    def _update(self, phase: str, row: dict[str, Tensor], measures: LayerMeasures | None) -> None:
+        """Regularise and clip the gradients of a phase, and let its optimizer use them."""
+        config, optimizer = self.config, self.optimizers[phase]
+        self.precision.unscale(optimizer, phase)
+        if config.l1 > 0 or config.l2 > 0:
+            regularisation.add_gradients(self.owned[phase], config.l1, config.l2, config.decay_norm_and_bias)
+        if measures is not None:
+            measures.before_update()
+        if config.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self.owned[phase], config.clip_norm)
+            row[f"{phase}/gradient_norm"] = self.sharding.whole(norm) if self.sharding else norm
+        if config.clip_value is not None:
+            nn.utils.clip_grad_value_(self.owned[phase], config.clip_value)
+        self.precision.step(optimizer, phase)
 
     def _open(self, phase: str) -> None:
         """Let gradients into the parameters of one phase only."""
