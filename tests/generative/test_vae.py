@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mlml import model_folder
 from mlml.data.batches import Batch
-from mlml.generative.vae import kl_to_standard_normal
+from mlml.generative.vae import Noisy, kl_to_standard_normal
 
 CONFIG = {"encoder": {"network": "mlp", "hidden_widths": [16]}, "train": {"steps": 1}, "latent_dim": 3}
 
@@ -30,10 +30,9 @@ def test_the_loss_is_the_negative_elbo(blob_data, likelihood, beta):
     """Recomputed per image from the pieces, with the same noise."""
     method = vae(blob_data.spec, likelihood=likelihood, beta=beta)
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    torch.manual_seed(7)
-    output = method(Batch(images, torch.zeros(5)), "train")
-    torch.manual_seed(7)
-    noise = torch.randn(5, 3)
+    batch = method.augment(Batch(images, torch.zeros(5)), torch.Generator().manual_seed(7))
+    output = method(batch, "train")
+    noise = torch.randn(5, 3, generator=torch.Generator().manual_seed(7))
     mu, log_var = method.infer(images)
     decoded = method.decode(mu + log_var.exp().sqrt() * noise)
     total = 0.0
@@ -63,10 +62,11 @@ def test_a_perfect_reconstruction_has_no_squared_error(blob_data):
     method = vae(blob_data.spec, likelihood="gaussian", beta=0.0)
     for parameter in method.decoder.parameters():
         torch.nn.init.zeros_(parameter)
-    output = method(Batch(torch.full((2, 1, 8, 8), 0.5), torch.zeros(2)), "train")
+    grey = Noisy(torch.full((2, 1, 8, 8), 0.5), torch.zeros(2, 3))
+    output = method(grey, "train")
     assert output.loss.item() == 0
     bernoulli = vae(blob_data.spec, beta=0.0)
     for parameter in bernoulli.decoder.parameters():
         torch.nn.init.zeros_(parameter)
-    output = bernoulli(Batch(torch.full((2, 1, 8, 8), 0.5), torch.zeros(2)), "train")
+    output = bernoulli(grey, "train")
     assert output.loss.item() == pytest.approx(64 * math.log(2))
