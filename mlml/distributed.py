@@ -13,6 +13,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from mlml import precision
+
 _alone = False
 """Whether this rank works for itself at the moment."""
 
@@ -57,6 +59,7 @@ def start() -> torch.device:
         # the same weights bit for bit after a resume need the same kernels
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
+        precision.exact_products()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not is_distributed():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
@@ -115,13 +118,14 @@ def share(drawn: Tensor, dim: int = 0) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
+        local = local.contiguous()  # before its likes are made: bytes are sent, not rows and columns
         parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
+        dist.all_gather(parts, local)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        total = gradients[0].clone(memory_format=torch.contiguous_format)  # others may hold the same gradient
         dist.all_reduce(total)
         return total.chunk(dist.get_world_size())[dist.get_rank()]
 

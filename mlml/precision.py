@@ -1,6 +1,7 @@
 """The numbers that training computes with, and whether torch compiles the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,12 +25,22 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device, phases: list[str]) -> None:
-        self.device, self.type = device, AUTOCAST.get(name)
+        self.name, self.device, self.type = name, device, AUTOCAST.get(name)
         self.scalers = {phase: GradScaler(device.type) for phase in phases} if name == "float16" else {}
-        if device.type == "cuda":
-            products = "tf32" if name == "tf32" else "ieee"
-            torch.backends.cuda.matmul.fp32_precision = products
-            torch.backends.cudnn.conv.fp32_precision = products  # type: ignore[attr-defined]
+
+    @contextmanager
+    def products(self) -> Iterator[None]:
+        """Shorten the factors of float32 products on a GPU to 10 bits within the block if it is tf32; else nowhere.
+
+        Torch has it so for convolutions everywhere, unless told otherwise.
+        """
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        try:
+            _allow_tf32(self.name == "tf32")
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
 
     def autocast(self) -> torch.autocast:
         """The forward pass runs within it."""
@@ -61,6 +72,17 @@ class Precision:
         """Set the state of the scalers."""
         for phase, scaler in self.scalers.items():
             scaler.load_state_dict(state[phase])
+
+
+def exact_products() -> None:
+    """Compute float32 products in full on a GPU, from now on; only training with tf32 does not."""
+    _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    # not by `fp32_precision`, whose mixture with these, which the compiler reads, torch refuses
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def compiled(model: nn.Module, choice: str, device: torch.device, steps: int) -> Callable[..., Any]:

@@ -11,7 +11,6 @@ PET_NODE_RANK, PET_MASTER_ADDR and PET_MASTER_PORT in the environment of all; th
 `torchrun -m mlml.ranks`, and are told by rank 0 what to train.
 """
 
-import contextlib
 import ctypes
 import json
 import logging
@@ -40,6 +39,9 @@ from mlml.train import fit
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+
+TORCHRUN = "MLML_TORCHRUN"
+"""Environment variable with the process id of the torchrun that started a rank: it ends when that does."""
 
 
 class RankError(RuntimeError):
@@ -145,7 +147,11 @@ def _first_failure(folder: Path, code: int) -> str:
     if not failures:
         return f"train.processes: torchrun ended with exit code {code} before a process began; see what it printed"
     first = min(failures, key=lambda failure: (not failure["killed"], failure["time"]))
-    return f"process {first['rank']} of {first['ranks']}: {first['message']}"
+    way_out = (
+        "; often that is for lack of memory: lower train.batch_size or train.processes; run it again, and it goes on "
+        "from its checkpoint"
+    )
+    return f"process {first['rank']} of {first['ranks']}: {first['message']}{way_out if first['killed'] else ''}"
 
 
 def _start(folder: Path, processes: int) -> None:
@@ -153,6 +159,7 @@ def _start(folder: Path, processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    os.environ[TORCHRUN] = str(os.getpid())
     threading.Thread(target=_end_with_input, daemon=True).start()
     spans = os.environ.get("PET_NNODES", "1") != "1"
     where = [] if spans else ["--standalone"]
@@ -163,7 +170,8 @@ def _start(folder: Path, processes: int) -> None:
         for rank, failure in error.failures.items():
             if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # which torchrun sends to the others
                 name = signal.Signals(-failure.exitcode).name
-                _write_failure(folder, rank, len(error.failures), f"was ended by {name}", killed=True)
+                ranks = processes * int(os.environ.get("PET_NNODES", 1))
+                _write_failure(folder, rank, ranks, f"was ended by {name}", killed=True)
         raise SystemExit(1) from None
 
 
@@ -183,7 +191,7 @@ def _write_failure(folder: Path, rank: int, ranks: int, message: str, killed: bo
 
 def _end_with_parent() -> None:
     """Have the kernel end this process with the one that started it, so that no rank outlives a killed stage."""
-    parent = os.getppid()
+    parent = int(os.environ.get(TORCHRUN, os.getppid()))
     set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
     if os.getppid() != parent:
@@ -205,10 +213,8 @@ def _work(folder: Path | None) -> None:
         if folder is not None:
             rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
             _write_failure(folder, rank, ranks, f"{type(error).__name__}: {error}", killed=False)
-        raise
-    finally:
-        with contextlib.suppress(RuntimeError):  # of a group that has lost a rank
-            distributed.stop()
+        raise  # and end: to leave the group would be to wait for ranks that wait for this one
+    distributed.stop()
 
 
 def _read(folder: Path | None) -> Job:

@@ -3,7 +3,7 @@
 Notation: a *step* is one update by the optimizer of every phase; each phase of a step takes `accumulate` batches.
 Batch and augmentation of a step are functions of (seed, step), dropout also of the rank, so that a run that goes on
 from a checkpoint draws what the uninterrupted run would have drawn. Several ranks share the batch and the augmentation
-that one process would have computed, so that they come to its result.
+that one process would have computed, so that they come to its result, but for dropout and rounding.
 """
 
 import copy
@@ -186,6 +186,10 @@ class _Loop:
                     sharding.shard(module, self.device)
 
     def run(self, on_evaluation: Callable[[int, dict[str, float]], None] | None) -> Fitted:
+        with self.precision.products():
+            return self._train(on_evaluation)
+
+    def _train(self, on_evaluation: Callable[[int, dict[str, float]], None] | None) -> Fitted:
         started = last_saved = time.monotonic()
         config, state = self.config, self.state
         self.points = Points(self.folder / "points.jsonl") if distributed.rank() == 0 else None
@@ -323,15 +327,21 @@ class _Loop:
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items()) or "none"
         self._log_measures()
         said = diagnostics.explain(self.folder / "points.jsonl", last) if self.points is not None else ""
-        raise NonFiniteLossError(
+        message = (
             f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint, if there "
             f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm{said}"
         )
+        raise NonFiniteLossError(distributed.from_rank_zero(message))  # who alone has folder and points
 
     def _flush_window(self) -> dict[str, float]:
         """Mean of each value over the steps since the last log."""
         means = self._pending().double().mean(0).tolist()
-        return dict(zip(self.state.columns, means, strict=True))
+        values = dict(zip(self.state.columns, means, strict=True))
+        return self._sound(values)
+
+    def _sound(self, values: dict[str, float]) -> dict[str, float]:
+        """Values without those that are not finite in float16: of a step that overflowed, and so was left out."""
+        return {name: v for name, v in values.items() if math.isfinite(v)} if self.precision.scalers else values
 
     def _log(self, values: Mapping[str, float]) -> None:
         if self.points is not None:
@@ -339,10 +349,8 @@ class _Loop:
 
     def _log_measures(self) -> None:
         for step, values in self.measured.take():
-            if self.precision.scalers:  # a step that overflows is left out, and is no sign of an illness
-                values = {name: value for name, value in values.items() if math.isfinite(value)}
             if self.points is not None:
-                self.points.write(step, values)
+                self.points.write(step, self._sound(values))
 
     def _evaluate(self) -> None:
         """Evaluate on validation, and decide whether to stop early; every rank decides by rank 0's numbers."""
@@ -393,7 +401,9 @@ class _Loop:
     def _restore(self) -> None:
         """Go on from the newest checkpoint, which rank 0 reads for all."""
         here = distributed.rank() == 0
-        saved = distributed.from_rank_zero(checkpoint.load_newest(self.folder, self.device) if here else None)
+        # on the processor, from where each tensor is copied to its place: a rank cannot open another's GPU
+        saved = checkpoint.load_newest(self.folder, torch.device("cpu")) if here else None
+        saved = distributed.from_rank_zero(saved)
         if saved is not None:
             self.state.__dict__.update(saved["state"])
             self._load(self.method, saved["method"])
@@ -403,7 +413,7 @@ class _Loop:
             self.precision.load_state_dict(saved["scalers"])
             if self.ema is not None:
                 self._load(self.ema, saved["ema"])
-            self.best_weights, self.window = saved["best_weights"], saved["window"]
+            self.best_weights, self.window = saved["best_weights"], saved["window"].to(self.device)
             self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
         if self.points is not None:

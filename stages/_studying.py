@@ -16,7 +16,7 @@ from stages._training import (
     device_name,
     log_data,
     start_device,
-    train,
+    train_here,
 )
 from stages.prepare import PREPARED
 
@@ -41,7 +41,7 @@ def study(stage: Stage) -> None:
         other = of_length(target, steps)
         run = stage.nested_run(label, other.resolved(), **{"mlml.seed": str(seed)})
         stage.at_end.append(partial(clear_checkpoints, run.folder))
-        return train(other, part, seed, run.folder, device)
+        return train_here(other, part, seed, run.folder, device)
 
     subject = Subject(
         name=target.name,
@@ -61,7 +61,7 @@ def study(stage: Stage) -> None:
 def of_length(target: Experiment, steps: int) -> Experiment:
     """Return an experiment that is trained for so many steps, whatever its entry says, and is otherwise the same.
 
-    It is trained in one process, which comes to the result of several.
+    It is trained in one process, which comes to the result of several but for dropout and rounding.
     """
     changed = {"train.epochs": None, "train.steps": steps, "train.processes": 1, "train.shard": False}
     return declaration.resolve(target.family, target.name, declaration.overridden(target.raw, changed))

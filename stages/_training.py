@@ -87,11 +87,23 @@ def train(
             experiment.family, experiment.method, experiment.config, data.folder, seed, folder, on_evaluation
         )
         return trained[0].to(device), trained[1]
+    return train_here(experiment, data, seed, folder, device, on_evaluation)
+
+
+def train_here(
+    experiment: Experiment,
+    data: PreparedData,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> tuple[Method, dict[str, float]]:
+    """Train one seed in this process, on any part of prepared data; otherwise as `train`."""
     seed_everything(seed, "init")
     method = model_folder.build(experiment.family, experiment.method, experiment.config, data.spec).to(device)
     if not method.phases:
         return method, {}
-    assert config is not None
+    config = experiment.config.train
     splits = ("train", "validation")
     batches = [split_batches(data, name, config.batch_size, seed, device, method.targets) for name in splits]
     fitted = fit(method, batches[0], batches[1], config, seed, folder, on_evaluation)

@@ -26,6 +26,8 @@ z0, z1 = model(mine.flatten(0, 1)).chunk(2)
 loss = nt_xent(distributed.gather(z0), distributed.gather(z1), 0.5)
 loss.backward()
 report = {"loss": loss.item(), "gradient": layer.weight.grad.flatten().tolist(), "world": world}
+last = torch.arange(24.0).view(2, 3, 2, 2).add(100 * rank).contiguous(memory_format=torch.channels_last)
+report["images"] = distributed.gather(last).flatten().tolist()
 report["from_zero"] = distributed.from_rank_zero({"rank": rank})
 Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(report))
 distributed.stop()
@@ -48,6 +50,7 @@ def test_the_gradient_over_ranks_is_that_of_the_whole_batch(tmp_path):
         assert report["loss"] == pytest.approx(loss.item(), rel=1e-5)
         assert report["gradient"] == pytest.approx(layer.weight.grad.flatten().tolist(), rel=1e-4, abs=1e-6)
         assert report["from_zero"] == {"rank": 0}
+        assert report["images"] == [*map(float, range(24)), *map(float, range(100, 124))]
 
 
 def test_one_process_is_rank_zero_of_one():

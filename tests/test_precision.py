@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlml.precision import COMPILED_STEPS, Precision, compiled
+from mlml.precision import COMPILED_STEPS, Precision, compiled, exact_products
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -45,6 +45,24 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_is_halved_and_kept():
 def test_products_are_of_the_declared_type(name, expected):
     with Precision(name, CPU, ["train"]).autocast():
         assert nn.Linear(3, 2)(torch.ones(1, 3)).dtype == expected
+
+
+def test_tf32_is_allowed_while_it_is_asked_for():
+    def state():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = state()
+    try:
+        exact_products()
+        assert state() == ("highest", False)
+        with Precision("tf32", CPU, ["train"]).products():
+            assert state() == ("high", True)
+        assert state() == ("highest", False)
+        with Precision("bfloat16", CPU, ["train"]).products():
+            assert state() == ("highest", False)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_auto_compiles_long_runs_on_a_gpu_only(monkeypatch):

@@ -15,9 +15,11 @@ class TrainConfig(Declared):
     Attributes:
         batch_size: over all processes; 1 is stochastic, "full" the whole train split at each step.
         processes: of one training on this machine, each with its part of every batch; on a GPU each takes one.
-        shard: cut parameters and optimizer states among the processes (FSDP2), for models that do not fit.
+        shard: cut parameters and optimizer states among the processes (FSDP2), for models that do not fit; their layers
+            are not diagnosed.
         precision: of products of matrices; "tf32" shortens them on a GPU, float16 scales the loss.
-        compile: by torch.compile; "auto" does where it pays, on a GPU in a run of at least 1000 steps.
+        compile: by torch.compile; "auto" does where it pays, on a GPU in a run of at least 1000 steps. Steps that are
+            diagnosed are not compiled, and round in their own way.
         l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
         l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
         diagnose_every: steps from one measurement of the layers to the next; null measures none. The last step is one.
@@ -63,7 +65,11 @@ class TrainConfig(Declared):
     @model_validator(mode="after")
     def _shared_out(self) -> "TrainConfig":
         if self.batch_size != "full" and self.batch_size % self.processes:
-            raise ValueError(f"batch_size must divide by processes; got {self.batch_size} and {self.processes}")
+            below = self.batch_size - self.batch_size % self.processes
+            taken = f"{below} or {below + self.processes}" if below else f"{self.processes}"
+            raise ValueError(
+                f"batch_size must be a multiple of processes; got {self.batch_size} and {self.processes}; take {taken}"
+            )
         if self.shard and self.precision == "float16":
             raise ValueError("precision must not be 'float16' where shard is true; take 'bfloat16'")
         return self

@@ -66,8 +66,9 @@ class Batches:
         self.batch_size = len(images) if batch_size == "full" else min(batch_size, len(images))
         if self.batch_size % world_size:
             raise ValueError(
-                f"train.batch_size: must divide by the number of processes, {world_size}; got {self.batch_size}"
+                f"train.batch_size: must be a multiple of the number of processes, {world_size}; got {self.batch_size}"
                 + (f", all images of the split ({batch_size} was declared)" if batch_size != self.batch_size else "")
+                + f"; take {self.batch_size - self.batch_size % world_size}, or other processes"
             )
         self.size, self.seed, self.device = len(images), seed, device
         self.rank, self.world_size = rank, world_size

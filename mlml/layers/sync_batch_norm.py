@@ -11,9 +11,10 @@ from mlml import distributed
 class SyncBatchNorm(_BatchNorm):
     """Batch norm (Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 1) by the statistics of the global batch.
 
-    Torch's own `SyncBatchNorm` is for GPUs only; this one computes anywhere. Every rank must hold as many values. In
-    eval mode, and in a single process, it is plain batch norm. Means and variances of the ranks are merged by the
-    formula of Chan et al. 1979, which loses no digits as a difference of sums of squares does.
+    For processors, where torch's own `SyncBatchNorm` does not compute; on GPUs that one is taken. Every rank must
+    hold as many values. In eval mode, and in a single process, it is plain batch norm. Means and variances of the
+    ranks are merged by the formula of Chan et al. 1979, which loses no digits as a difference of sums of squares
+    does.
     """
 
     def _check_input_dim(self, values: Tensor) -> None:
@@ -52,7 +53,10 @@ class SyncBatchNorm(_BatchNorm):
 
 
 def synchronise(module: nn.Module, device: torch.device) -> None:
-    """Replace every batch norm inside `module` by one over all ranks, of the same parameters and buffers."""
+    """Replace every batch norm inside `module` by one over all ranks, of the same parameters and buffers.
+
+    On a GPU it is torch's own.
+    """
     for name, child in list(module.named_children()):
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             setattr(module, name, _synchronised(child, device))

@@ -87,10 +87,8 @@ def _gap(point: Point, scale: Scale) -> str:
 
 
 def _told(point: Point, scale: Scale) -> str:
-    kind, scores = (
-        diagnosis(point, scale),
-        f"train {scale.text(point.train)}, validation {scale.text(point.validation)}",
-    )
+    kind = diagnosis(point, scale)
+    scores = f"train {scale.text(point.train)}, validation {scale.text(point.validation)}"
     beginning = f"With {point.images} images ({scores}): "
     if kind == "high variance":
         return f"{beginning}high variance; more data or regularisation would help."

@@ -18,7 +18,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, field_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlml.config import StudyConfig
 from mlml.figures import Theme, style
@@ -95,30 +95,39 @@ class LossLandscape:
         """The loss as a function of the weights as they are, the weights, and two directions."""
         method = subject.load(seed)
         batches = subject.split("train", seed)
-        weights = [parameter.detach() for parameter in method.phase_parameters(method.phases[-1])]
+        parameters = list(method.phase_parameters(method.phases[-1]))
+        weights = [parameter.detach() for parameter in parameters]
+        transposed = {
+            id(module.weight)
+            for module in method.modules()
+            if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d)
+        }
+        unit_dims = [int(id(parameter) in transposed) for parameter in parameters]
         draws = generator(torch.device("cpu"), seed, "landscape")
-        directions = [filter_normalised(weights, draws) for _ in range(2)]
+        directions = [filter_normalised(weights, unit_dims, draws) for _ in range(2)]
         return lambda: evaluate(method, batches, seed)["loss"], weights, directions
 
 
-def filter_normalised(weights: Sequence[Tensor], draws: torch.Generator) -> list[Tensor]:
+def filter_normalised(weights: Sequence[Tensor], unit_dims: Sequence[int], draws: torch.Generator) -> list[Tensor]:
     """Return a random direction whose filters have the norms of the weights' (section 4, d_ij <- d_ij / |d_ij| |w_ij|).
 
-    A filter is what belongs to one output unit: the first dimension of a parameter counts them. Parameters of at most
-    one dimension, biases and the numbers of norms, get the direction 0.
+    A filter is what belongs to one output unit. Parameters of at most one dimension, biases and the numbers of norms,
+    get the direction 0.
 
     Args:
         weights: parameters of any shapes.
+        unit_dims: the dimension of each that counts output units: 1 of a transposed convolution, else 0.
         draws: on the processor, so that every device looks along the same directions.
     """
     direction = []
-    for weight in weights:
+    for weight, units in zip(weights, unit_dims, strict=True):
         if weight.ndim <= 1:
             direction.append(torch.zeros_like(weight))
             continue
         drawn = torch.randn(weight.shape, generator=draws).to(weight)
-        norms = weight.flatten(1).norm(dim=1) / drawn.flatten(1).norm(dim=1)  # (filters,)
-        direction.append(drawn * norms.view(-1, *[1] * (weight.ndim - 1)))
+        others = [dim for dim in range(weight.ndim) if dim != units]
+        norms = [torch.linalg.vector_norm(tensor, dim=others, keepdim=True) for tensor in (weight, drawn)]
+        direction.append(drawn * norms[0] / norms[1])
     return direction
 
 

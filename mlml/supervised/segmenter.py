@@ -69,7 +69,8 @@ class Segmenter(Method):
 
     def forward(self, batch: Batch, phase: str) -> Output:
         scores = self.scores(batch.images)  # (b, k, h, w)
-        loss = F.cross_entropy(scores, batch.labels)
+        # as a table of pixels: over a grid, a GPU adds in an order of its own each time
+        loss = F.cross_entropy(scores.movedim(1, -1).flatten(0, 2), batch.labels.flatten())
         if self.config.dice_weight > 0:
             loss = loss + self.config.dice_weight * segmentation.dice_loss(scores, batch.labels)
         predicted = scores.argmax(1)

@@ -41,13 +41,16 @@ def subject(data, network, loss="cross_entropy", seeds=(0,)):
 
 def test_filters_of_a_direction_have_the_norms_of_the_weights(blob_data):
     weights = [torch.randn(5, 3), torch.randn(4, 2, 3, 3), torch.randn(7), torch.tensor(2.0)]
-    direction = filter_normalised(weights, torch.Generator().manual_seed(0))
+    direction = filter_normalised(weights, [0, 0, 0, 0], torch.Generator().manual_seed(0))
     for weight, part in zip(weights[:2], direction[:2], strict=True):
         for own, drawn in zip(weight, part, strict=True):
             assert float(drawn.norm()) == pytest.approx(float(own.norm()), rel=1e-5)
             assert not torch.allclose(drawn, own)
     assert not direction[2].any()
     assert not direction[3].any()
+    (part,) = filter_normalised(weights[1:2], [1], torch.Generator().manual_seed(0))
+    for own, drawn in zip(weights[1].unbind(1), part.unbind(1), strict=True):
+        assert float(drawn.norm()) == pytest.approx(float(own.norm()), rel=1e-5)
 
 
 def test_slices_are_the_loss_at_the_moved_weights_and_leave_them_as_they_were():
@@ -75,7 +78,7 @@ def test_squared_loss_of_a_linear_model_is_an_exact_parabola(blob_data):
     method, batches = made.load(0), split_batches(blob_data, "train", 256, 0, CPU)
     images, labels = batches.at(torch.arange(96))
     head, scores = method.head, method.head(method.encoder(images))
-    direction = filter_normalised([head.weight.detach()], torch.Generator().manual_seed(_seed()))[0]
+    direction = filter_normalised([head.weight.detach()], [0], torch.Generator().manual_seed(_seed()))[0]
     moved = method.encoder(images) @ direction.T  # (n, classes): what a step of 1 adds to the scores
     curvature = float(moved.detach().square().mean()) * _terms(scores, labels, made)
     assert coefficients[0] == pytest.approx(curvature, rel=1e-4)
