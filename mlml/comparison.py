@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mlml.config import ComparisonConfig, is_share, suggest
-from mlml.figures import LIGHT, Theme, style
+from mlml.figures import LIGHT, Theme, line_look, style
 from mlml.statistics import Difference, difference
 
 FAR = 3.0
@@ -26,7 +26,6 @@ NEARLY = 0.9
 LOG_RANGE = 20.0
 """Losses whose largest is this many times the smallest are drawn on a log scale."""
 
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 _MINUS = "\N{MINUS SIGN}"
 
 
@@ -264,7 +263,7 @@ def _rates_differ(members: Sequence[Member]) -> bool:
 def _curve(axes: Axes, member: Member, column: str, theme: Theme, place: int) -> None:
     """Draw one member's line and band; each has a colour, and beyond six members a dash of its own."""
     name = _rate_column(member.curves) if column == "learning_rate" else column
-    colour, dash = theme.series[place % len(theme.series)], _DASHES[place // len(theme.series) % len(_DASHES)]
+    colour, dash = line_look(theme, place)
     if name is None or name not in member.curves:
         axes.plot([], [], color=colour, linestyle=dash, label=member.name)
         return

@@ -162,45 +162,46 @@ def explain(path: Path, last: Mapping[str, float]) -> str:
 def symmetry(layers: Layers) -> Verdict | None:
     """Units that are copies of others from beginning to end: equal weights get equal gradients."""
     lasting = {name: min(_finite(series) or [0.0]) for name, series in _of(layers, "symmetric") if len(series) > 1}
-    name, share = _worst(lasting)
-    if name is None or not share > SYMMETRIC:
+    found = _beyond(lasting, SYMMETRIC)
+    if found is None:
         return None
+    name, share, others = found
     return Verdict(
         "symmetry",
         name,
         share,
         f"units are copies: {_percent(share)} of the units of {name} have the weights of another all along and so "
-        f"compute the same{_others(lasting, SYMMETRIC)}; initialise at random (he_normal), not by a constant",
+        f"compute the same{others}; initialise at random (he_normal), not by a constant",
     )
 
 
 def dead_units(layers: Layers) -> Verdict | None:
     """Rectifiers that are 0 for a whole batch, in the second half of the run: no gradient will wake them."""
-    shares = {name: _late(series) for name, series in _of(layers, "dead")}
-    name, share = _worst(shares)
-    if name is None or not share > DEAD:
+    found = _beyond({name: _late(series) for name, series in _of(layers, "dead")}, DEAD)
+    if found is None:
         return None
+    name, share, others = found
     return Verdict(
         "dead units",
         name,
         share,
-        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{_others(shares, DEAD)}; "
+        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{others}; "
         "lower train.optimizer.learning_rate, or take leaky_relu, elu or gelu, he_normal or a norm",
     )
 
 
 def saturation(layers: Layers) -> Verdict | None:
     """Outputs at the bounds of a sigmoid, tanh, step or softmax, in the second half of the run."""
-    shares = {name: _late(series) for name, series in _of(layers, "saturated")}
-    name, share = _worst(shares)
-    if name is None or not share > SATURATED:
+    found = _beyond({name: _late(series) for name, series in _of(layers, "saturated")}, SATURATED)
+    if found is None:
         return None
+    name, share, others = found
     return Verdict(
         "saturation",
         name,
         share,
         f"activations saturate: {_percent(share)} of the outputs of {name} are within 1 % of their bounds, where "
-        f"no gradient passes{_others(shares, SATURATED)}; take smaller initial weights (xavier_normal), a norm or relu",
+        f"no gradient passes{others}; take smaller initial weights (xavier_normal), a norm or relu",
     )
 
 
@@ -413,6 +414,12 @@ def _worst(values: Mapping[str, float]) -> tuple[str | None, float]:
     """The first name with the greatest value."""
     name = max(values, key=lambda name: values[name], default=None)
     return name, values[name] if name is not None else 0.0
+
+
+def _beyond(shares: Mapping[str, float], threshold: float) -> tuple[str, float, str] | None:
+    """The worst layer with its share, and in words how many more are beyond the threshold; None where it is not."""
+    name, share = _worst(shares)
+    return None if name is None or not share > threshold else (name, share, _others(shares, threshold))
 
 
 def _percent(share: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -40,6 +41,12 @@ class Theme:
 
 LIGHT = Theme("#1d2430", "#667085", "#e3e7ed", ("#0072b2", "#d55e00", "#009e73", "#b5578f", "#b57a00", "#3a97d3"))
 DARK = Theme("#e6e9ef", "#98a2b3", "#2f3847", ("#56b4e9", "#f08a4b", "#2fc39a", "#e39bc6", "#e6b93d", "#9fd0f2"))
+
+
+def line_look(theme: Theme, place: int) -> tuple[str, Any]:
+    """Colour and dashes of the line at a place; with more lines than colours, each colour comes with other dashes."""
+    dashes = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
+    return theme.series[place % len(theme.series)], dashes[place // len(theme.series) % len(dashes)]
 
 
 def image_grid(images: Float[NDArray[np.floating], "n c h w"], columns: int, path: Path) -> None:

@@ -24,26 +24,18 @@ from stages._run import Stage
 from stages._training import (
     FIGURES,
     clear_checkpoints,
-    device_name,
     fresh_folder,
-    log_data,
-    start_device,
+    start_target,
     train,
     write_metrics,
 )
-from stages.prepare import PREPARED
 
 SEARCHES = Path("reports/search")
 
 
 def search(stage: Stage) -> None:
     """Run the trials that are not finished yet, and write what was found."""
-    experiment = stage.declaration.experiments[stage.name]
-    target = stage.declaration.experiments[experiment.config.experiment]
-    device = start_device(stage)
-    data = PreparedData(PREPARED / target.dataset)
-    stage.tag(device=device_name(device), target=target.name)
-    log_data(stage, data)
+    experiment, target, data, device = start_target(stage)
     method_class = catalogue.method_class(catalogue.SECTIONS["search"], experiment.method)
     config: SearchConfig = method_class.Config.model_validate(experiment.config.model_dump())
     study = stage.folder / "study"

@@ -13,22 +13,14 @@ from stages._run import Stage
 from stages._training import (
     MODELS,
     clear_checkpoints,
-    device_name,
-    log_data,
-    start_device,
+    start_target,
     train_here,
 )
-from stages.prepare import PREPARED
 
 
 def study(stage: Stage) -> None:
     """Carry out the study, and write what was found."""
-    experiment = stage.declaration.experiments[stage.name]
-    target = stage.declaration.experiments[experiment.config.experiment]
-    device = start_device(stage)
-    data = PreparedData(PREPARED / target.dataset)
-    stage.tag(device=device_name(device), target=target.name)
-    log_data(stage, data)
+    experiment, target, data, device = start_target(stage)
     method_class = catalogue.method_class(catalogue.SECTIONS["study"], experiment.method)
     method = method_class(method_class.Config.model_validate(experiment.config.model_dump()))
 

@@ -66,6 +66,17 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
     stage.run.log_artifact(MODELS / stage.name)
 
 
+def start_target(stage: Stage) -> tuple[Experiment, Experiment, PreparedData, torch.device]:
+    """Begin a stage about another experiment: the entry, what it names, that one's data, and the device."""
+    experiment = stage.declaration.experiments[stage.name]
+    target = stage.declaration.experiments[experiment.config.experiment]
+    device = start_device(stage)
+    data = PreparedData(PREPARED / target.dataset)
+    stage.tag(device=device_name(device), target=target.name)
+    log_data(stage, data)
+    return experiment, target, data, device
+
+
 def start_device(stage: Stage) -> torch.device:
     """Return the device to compute on, with as many threads on the processor as the declaration says."""
     torch.set_num_threads(stage.declaration.threads)

@@ -17,11 +17,9 @@ from torch import nn
 
 from mlml import optimizers
 from mlml.config import Declared, OptimizerConfig
-from mlml.figures import Theme, style
+from mlml.figures import Theme, line_look, style
 from mlml.findings import Findings
 from mlml.illustrations._surfaces import SURFACES, Surface
-
-_DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)))
 
 
 class OptimizerPaths:
@@ -126,10 +124,7 @@ def plot(surface: Surface, paths: dict[str, Float[NDArray[np.floating], "k 3"]],
         view, course = figure.subplots(1, 2, width_ratios=(1.15, 1))
         _contours(view, surface, theme)
         for place, (name, points) in enumerate(paths.items()):
-            look = {
-                "color": theme.series[place % len(theme.series)],
-                "linestyle": _DASHES[place // len(theme.series) % len(_DASHES)],
-            }
+            look = dict(zip(("color", "linestyle"), line_look(theme, place), strict=True))
             view.plot(points[:, 0], points[:, 1], linewidth=1.7, label=name, **look)
             view.plot(*points[-1, :2], "o", color=look["color"], markersize=6, zorder=4)
             course.plot(np.maximum(points[:, 2] - surface.minimum, 1e-12), linewidth=1.7, **look)
