@@ -5,24 +5,29 @@ is what a tutorial would have: batch, augmentation, forward, backward, one step.
 seeds by the step, the schedule, sums on the device, points on disk, a line now and then. Neither evaluates nor saves
 within the measured steps. The diagnostics of the layers are on at their default interval, or off.
 
-Contestants take turns of some steps, so that other load on the machine meets all of them; the table holds the median of
-the ratios within a turn, and its quartiles.
+Contestants take turns of a few steps, so that other load on the machine meets all of them, and the time is the
+processor's. Where a process happens to lay its tensors can cost a contestant several percent for as long as it lives,
+so all are made anew in every round; the hand-written loop runs twice, and the ratio of the two says how much is chance.
+The table holds the median over rounds of the ratio of times, and its 95 % interval by bootstrap.
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from greenlet import greenlet
+from scipy.stats import bootstrap
 
 from mlml import model_folder, optimizers
-from mlml.config import TrainConfig
-from mlml.data.batches import Batches
+from mlml.data.batches import Batch, Batches
 from mlml.data.dataset import DataSpec
 from mlml.declaration import resolve
 from mlml.method import Method
@@ -33,9 +38,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"network": "mlp", "hidden_widths": [128, 64]},
     "cnn": {"network": "cnn", "width": 16},
 }
+CONTESTANTS = ("by hand", "by hand again", "fit, no diagnostics", "fit")
 BATCH_SIZE, SIDE, CLASSES = 128, 28, 10
-TURNS_WARM = 2
-"""First turns, left out: memory is taken and kernels are chosen in them."""
+WARM_STEPS = 30
+"""First steps, left out: memory is taken and kernels are chosen in them."""
+STEPS_ROUND = 200
+"""Steps of a contestant in a round: a multiple of the intervals of the log and of the diagnostics."""
 
 
 def data() -> tuple[DataSpec, np.ndarray, np.ndarray]:
@@ -62,90 +70,83 @@ def build(network: str, spec: DataSpec, steps: int, diagnosed: bool) -> Method:
     """Return an untrained classifier; the same weights at every call."""
     numbers = {"steps": steps, "batch_size": BATCH_SIZE, "schedule": {"name": "constant"}, "evaluate_every": 10**9}
     numbers |= {"checkpoint_every": 10**9, "checkpoint_seconds": 10**9}
-    if not diagnosed and "diagnose_every" in TrainConfig.model_fields:
+    if not diagnosed:
         numbers["diagnose_every"] = None
     entry = {"method": "classifier", "dataset": "noise", "encoder": NETWORKS[network], "train": numbers}
     torch.manual_seed(0)
     return model_folder.build("supervised", "classifier", resolve("supervised", "noise", entry).config, spec)
 
 
-def by_hand(method: Method, batches: Batches) -> Iterator[None]:
-    """Take one step at each turn."""
+def by_hand(method: Method, batches: Callable[[int], Batch]) -> None:
+    """Train for ever."""
     optimizer = optimizers.build(method.config.train.optimizer, method.parameters(), False)
     generator = torch.Generator().manual_seed(0)
     method.train()
-    n = 0
-    while True:
+    for n in itertools.count():
         batch = method.augment(batches(n), generator)
         loss = method(batch, "train").loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        n += 1
-        yield
 
 
-def by_fit(method: Method, batches: Batches, folder: Path) -> Iterator[None]:
-    """Take one step of `fit` at each turn: the batches that it asks for stop it."""
-    from greenlet import greenlet
+class Turns:
+    """Batches of a loop that stops before each, until it is its turn again."""
 
-    outer = greenlet.getcurrent()
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.batch_size, self.num_batches = batches.batch_size, batches.num_batches
+        self.device, self.size = batches.device, batches.size
+        self.outer = greenlet.getcurrent()
 
-    class Stopping:
-        """Batches that give the turn back before each."""
-
-        batch_size, num_batches, device, size = batches.batch_size, batches.num_batches, batches.device, batches.size
-
-        def __call__(self, n: int) -> Any:
-            outer.switch()
-            return batches(n)
-
-    inner = greenlet(lambda: fit(method, Stopping(), batches, method.config.train, 0, folder))
-    inner.switch()  # up to the first batch
-    while True:
-        inner.switch()
-        yield
+    def __call__(self, n: int) -> Batch:
+        self.outer.switch()
+        return self.batches(n)
 
 
-def turns(contestants: dict[str, Iterator[None]], num_turns: int, steps: int) -> list[dict[str, float]]:
-    """Seconds of each contestant in each turn; the order changes from turn to turn."""
-    measured = []
-    names = list(contestants)
-    for turn in range(num_turns + TURNS_WARM):
-        seconds = {}
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            started = time.perf_counter()
-            for _ in range(steps):
-                next(contestants[name])
-            seconds[name] = time.perf_counter() - started
-        measured.append(seconds)
-    return measured[TURNS_WARM:]
+def measure(network: str, steps_turn: int) -> dict[str, float]:
+    """Processor seconds of one round of each contestant."""
+    spec, images, labels = data()
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = {}
+        for name in CONTESTANTS:
+            method = build(network, spec, 2 * STEPS_ROUND + 1, diagnosed=name == "fit")
+            turns = Turns(Batches(images, labels, BATCH_SIZE, 0, CPU))
+            loop = partial(by_hand, method, turns)
+            if name.startswith("fit"):
+                loop = partial(fit, method, turns, turns, method.config.train, 0, Path(folder, name))
+            contestants[name] = greenlet(loop)
+        for _ in range(WARM_STEPS):
+            for contestant in contestants.values():
+                contestant.switch()
+        seconds = dict.fromkeys(contestants, 0.0)
+        for turn in range(STEPS_ROUND // steps_turn):
+            first = turn % len(CONTESTANTS)
+            for name in CONTESTANTS[first:] + CONTESTANTS[:first]:
+                started = time.process_time()
+                for _ in range(steps_turn):
+                    contestants[name].switch()
+                seconds[name] += time.process_time() - started
+    return seconds
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=20, help="in a turn")
+    parser.add_argument("--rounds", type=int, default=30, help="of the smallest network; others take fewer")
+    parser.add_argument("--steps", type=int, default=5, help="in a turn")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    spec, images, labels = data()
-    total = (arguments.turns + TURNS_WARM + 1) * arguments.steps + 1
-    print("| network | loop | ms a step | ratio | quartiles |\n|---|---|---|---|---|")
-    for network in NETWORKS:
-        with tempfile.TemporaryDirectory() as folder:
-            methods = [build(network, spec, total, diagnosed) for diagnosed in (False, False, True)]
-            own = [Batches(images, labels, BATCH_SIZE, 0, CPU) for _ in methods]
-            contestants = {
-                "by hand": by_hand(methods[0], own[0]),
-                "fit, no diagnostics": by_fit(methods[1], own[1], Path(folder, "off")),
-                "fit": by_fit(methods[2], own[2], Path(folder, "on")),
-            }
-            measured = turns(contestants, arguments.turns, arguments.steps)
-        for name in contestants:
-            step = statistics.median(turn[name] for turn in measured) / arguments.steps * 1000
-            low, ratio, high = statistics.quantiles([turn[name] / turn["by hand"] for turn in measured], n=4)
-            print(f"| {network} | {name} | {step:.2f} | {ratio:.3f} | {low:.3f} to {high:.3f} |")
+    print("| network | loop | ms a step | ratio | 95 % interval |\n|---|---|---|---|---|")
+    for network in arguments.networks:
+        rounds = arguments.rounds if network == "mlp" else max(2, arguments.rounds // 5)
+        measured = [measure(network, arguments.steps) for _ in range(rounds)]
+        for name in CONTESTANTS:
+            step = statistics.median(seconds[name] for seconds in measured) / STEPS_ROUND * 1000
+            ratios = [seconds[name] / seconds[CONTESTANTS[0]] for seconds in measured]
+            low, high = bootstrap((ratios,), np.median, method="percentile", rng=0).confidence_interval
+            print(f"| {network} | {name} | {step:.2f} | {statistics.median(ratios):.3f} | {low:.3f} to {high:.3f} |")
 
 
 if __name__ == "__main__":

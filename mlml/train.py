@@ -31,7 +31,7 @@ from mlml.layers.sync_batch_norm import synchronise
 from mlml.method import Method
 from mlml.points import Points
 from mlml.progress import Progress
-from mlml.seeds import derive, seed_everything
+from mlml.seeds import Derived, derive, seed_everything, seed_torch
 
 logger = logging.getLogger(__name__)
 
@@ -159,11 +159,13 @@ class _Loop:
             self.ddp = DistributedDataParallel(method, find_unused_parameters=True)
         self.model = precision.compiled(self.ddp or method, config.compile, self.device, self.steps)
         self.state = _State()
-        self.window = torch.zeros(0, device=self.device)  # (log_every, columns): values of the steps since the last log
+        self.window: list[list[Tensor]] = []  # for each step since the last log, its values
         measured = {} if config.shard else self.owned  # no rank has a layer whose parameters are cut
         self.measures = {phase: LayerMeasures(method, owned) for phase, owned in measured.items()}
         self.measured = Pending()
         self.generator = torch.Generator(self.device)
+        self.step_seed = Derived(seed, "step", behind=(distributed.rank(),))
+        self.augment_seed = Derived(seed, "augment")
 
     def _share_out(self) -> None:
         """Prepare the method, and the copy of it that is averaged, for computing on several ranks."""
@@ -230,7 +232,7 @@ class _Loop:
         config, step, phases = self.config, self.state.step, self.method.phases
         if not self.method.training:
             self.method.train()
-        seed_everything(self.seed, "step", step, distributed.rank())
+        seed_torch(self.step_seed(step))
         factor = schedules.factor(config.schedule, step, self.steps) * self.state.plateau[0]
         row: dict[str, Tensor] = {}
         layers: dict[str, Tensor] = {}
@@ -262,7 +264,7 @@ class _Loop:
         """Forward and backward of one batch; its values are added to `row`."""
         config, phases = self.config, self.method.phases
         n = (self.state.step * len(phases) + turn) * config.accumulate + micro
-        self.generator.manual_seed(derive(self.seed, "augment", n))
+        self.generator.manual_seed(self.augment_seed(n))
         batch = self.method.augment(self.train(n), self.generator)
         wait = self.ddp is not None and micro < config.accumulate - 1
         with self.ddp.no_sync() if self.ddp is not None and wait else nullcontext():
@@ -304,23 +306,27 @@ class _Loop:
         """Keep a step's values on the device; reading them here would make a GPU wait."""
         if not self.state.columns:
             self.state.columns = list(row)
-        if self.window.shape != (self.config.log_every, len(self.state.columns)):
-            self.window = torch.zeros(self.config.log_every, len(self.state.columns), device=self.device)
-        self.window[self.state.step % self.config.log_every] = torch.stack([row[k] for k in self.state.columns])
+        self.window.append([row[name] for name in self.state.columns])
+
+    def _stacked(self) -> Tensor:
+        """Values of the steps since the last log, the mean over ranks; (steps, columns)."""
+        rows, columns = len(self.window), len(self.state.columns)
+        values = torch.stack([value for row in self.window for value in row]) if rows else torch.zeros(0)
+        return distributed.mean(values.to(self.device).view(rows, columns))
 
     def _pending(self) -> Tensor:
         """Values of the steps since the last log, checked to be finite; (steps, columns)."""
-        count = (self.state.step - 1) % self.config.log_every + 1
-        values = distributed.mean(self.window[:count]).cpu()  # every rank refuses what one of them does not stand
+        values = self._stacked().cpu()  # every rank refuses what one of them does not stand
         losses = [k for k, column in enumerate(self.state.columns) if column.endswith("/loss")]
         bad = (~torch.isfinite(values[:, losses])).nonzero()
         if len(bad):
             position, loss = int(bad[0, 0]), losses[int(bad[0, 1])]
             good = values[position - 1].tolist() if position else list(self.state.last_finite.values())
             last = dict(zip(self.state.columns, good, strict=False))
-            phase, step = self.state.columns[loss].removesuffix("/loss"), self.state.step - count + position
+            phase, step = self.state.columns[loss].removesuffix("/loss"), self.state.step - len(values) + position
             self._refuse(f"phase {phase!r}: the loss is {float(values[position, loss])} at step {step}", last)
-        self.state.last_finite = dict(zip(self.state.columns, values[-1].tolist(), strict=True))
+        if len(values):
+            self.state.last_finite = dict(zip(self.state.columns, values[-1].tolist(), strict=True))
         return values
 
     def _refuse(self, what: str, last: Mapping[str, float]) -> None:
@@ -336,6 +342,7 @@ class _Loop:
     def _flush_window(self) -> dict[str, float]:
         """Mean of each value over the steps since the last log."""
         means = self._pending().double().mean(0).tolist()
+        self.window.clear()
         values = dict(zip(self.state.columns, means, strict=True))
         return self._sound(values)
 
@@ -377,7 +384,8 @@ class _Loop:
     def _save(self) -> None:
         """Write a checkpoint, unless what it would hold is not finite."""
         self._pending()
-        self.window = distributed.mean(self.window)  # that of rank 0 is saved for all
+        window = self._stacked()  # that of rank 0 is saved for all
+        self.window = [list(row) for row in window]
         if self.points is not None:
             self.state.offset = self.points.offset()
         content: dict[str, Any] = {
@@ -387,7 +395,7 @@ class _Loop:
             "scalers": self.precision.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
-            "window": self.window,
+            "window": window,
             "measured": self.measured.steps,
         }
         if self.sharding is not None:
@@ -413,7 +421,8 @@ class _Loop:
             self.precision.load_state_dict(saved["scalers"])
             if self.ema is not None:
                 self._load(self.ema, saved["ema"])
-            self.best_weights, self.window = saved["best_weights"], saved["window"].to(self.device)
+            self.best_weights = saved["best_weights"]
+            self.window = [list(row) for row in saved["window"].to(self.device)]
             self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
         if self.points is not None:
