@@ -10,10 +10,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # a shell's background job ignores interrupts, and so would all that the tests start and then interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import pytest
 from blobs import write_prepared
 
 from mlml.data.dataset import PreparedData
+
+# a drawn example may take as long as the machine needs for it
+hypothesis.settings.register_profile("any_speed", deadline=None)
+hypothesis.settings.load_profile("any_speed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlml import distributed, models
 from mlml.config import AugmentConfig, Declared, EncoderConfig, TrainConfig
 from mlml.data.augment import simclr_views
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
+from mlml.layers.heads import projection_head
 from mlml.method import Method, Output
 
 
@@ -76,13 +77,7 @@ class SimCLR(Method):
         super().__init__(config, spec)
         self.encoder = models.build(config.encoder, spec)
         self.feature_dim = width = self.encoder.feature_dim
-        norm = nn.BatchNorm1d(width) if config.projection_norm else nn.Identity()
-        self.projector = nn.Sequential(
-            nn.Linear(width, width, bias=not config.projection_norm),
-            norm,
-            nn.ReLU(),
-            nn.Linear(width, config.projection_dim),
-        )
+        self.projector = projection_head((width, width, config.projection_dim), config.projection_norm)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Views:
         return Views(*simclr_views(batch.images, self.config.augment, generator))
