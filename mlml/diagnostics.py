@@ -16,6 +16,9 @@ from mlml import points
 LAYER, STEP = "layer/", "step/"
 """What the names of points of a diagnosed step begin with: measures of layers, and the step's own loss and metrics."""
 
+REPRESENTATION = "representation/"
+"""What the names of points of `mlml.representation.measure` begin with."""
+
 HEALTHY = "no illness found"
 
 VANISHING = 1e-3
@@ -57,6 +60,13 @@ sets them; they are about what a person calls a wide gap and a bad score (Ng 201
 
 RISEN = 0.1
 """How far the validation loss rose above its least, as a share of how far it had fallen."""
+
+COLLAPSED, ON_A_LINE = 0.03, 1.5
+"""Deviation of features, of 1 when they spread evenly, and effective rank, 1 of features on a line (Chen & He 2021,
+figure 2). Untrained networks of this project have 0.08 to 0.4, and 6 to 60, on digits."""
+
+LOST_RANK = 4.0
+"""By how much the effective rank fell over a run; pretexts move it by less than half either way."""
 
 MIN_POINTS = 6
 """Fewer points of a curve show no oscillation."""
@@ -106,7 +116,7 @@ def diagnose(record: Record) -> list[Verdict]:
 
     High bias is left out where something else is wrong: a larger network would not help.
     """
-    found = [*of_loss(record), *of_layers(record)]
+    found = [*of_loss(record), *of_representation(record), *of_layers(record)]
     return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
 
 
@@ -381,6 +391,29 @@ def overfitting(record: Record) -> Verdict | None:
         f"loss went on falling, from {then[-1]:.4g} to {train[-1][1]:.4g}; more data, augmentation, weight decay or "
         "dropout would help, and train.restore_best keeps the best weights",
     )
+
+
+def of_representation(record: Record) -> list[Verdict]:
+    """Collapse of features: to one point, to a line, or, against the most there was, to few directions."""
+    deviations, ranks = (
+        _finite(record.curves.get(REPRESENTATION + name, [])) for name in ("deviation", "effective_rank")
+    )
+    if not deviations or not ranks:
+        return []
+    ways_out = "what keeps them apart is negatives, a stop-gradient with a predictor, centring, or a variance term"
+    if deviations[-1] < COLLAPSED or ranks[-1] < ON_A_LINE:
+        sentence = (
+            f"representation collapse: the features of all images are nearly the same (deviation {deviations[-1]:.2g}, "
+            f"of 1 when evenly spread; effective rank {ranks[-1]:.3g}); {ways_out}; see also a lower learning rate"
+        )
+        return [Verdict("representation collapse", None, deviations[-1], sentence)]
+    if ranks[-1] * LOST_RANK < max(ranks):
+        sentence = (
+            f"dimensional collapse: the effective rank of the features fell from {max(ranks):.3g} to {ranks[-1]:.3g}; "
+            f"{ways_out}; see also a wider projector"
+        )
+        return [Verdict("dimensional collapse", None, ranks[-1] / max(ranks), sentence)]
+    return []
 
 
 def _phases(record: Record) -> list[str]:

@@ -31,12 +31,15 @@ class Method(nn.Module):
         targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
         measures: names of the metrics that `forward` returns beside the loss, as a literal, so that a comparison of
             others is refused before anything runs. None: not told.
+        reads_labels: whether training does. Labels pull the features of a class together, so few directions of them
+            are no illness there.
     """
 
     Config: ClassVar[type[Declared]]
     phases: tuple[str, ...] = ("train",)
     targets: ClassVar[str] = "labels"
     measures: tuple[str, ...] | None = None
+    reads_labels: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

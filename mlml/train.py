@@ -22,13 +22,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mlml import checkpoint, diagnostics, distributed, optimizers, precision, regularisation, schedules
+from mlml import (
+    checkpoint,
+    diagnostics,
+    distributed,
+    optimizers,
+    precision,
+    regularisation,
+    representation,
+    schedules,
+)
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
 from mlml.layer_measures import LayerMeasures, Pending
 from mlml.layers.sync_batch_norm import synchronise
-from mlml.method import Method
+from mlml.method import Encodes, Method
 from mlml.points import Points
 from mlml.progress import Progress
 from mlml.seeds import Derived, derive, seed_everything, seed_torch
@@ -370,6 +379,7 @@ class _Loop:
             self._refuse(f"validation: the loss is {loss} at step {state.step}", state.last_finite)
         state.plateau = tuple(schedules.Plateau(*state.plateau).after(config.schedule, loss))  # type: ignore[arg-type]
         self._log(state.metrics)
+        self._look_at_features()
         if loss < state.best - config.min_delta:
             state.best, state.bad_evaluations, state.best_metrics = loss, 0, dict(state.metrics)
             if config.restore_best:
@@ -380,6 +390,16 @@ class _Loop:
         if config.patience is not None and state.bad_evaluations >= config.patience:
             state.stopped = True
             logger.info("stopped at step %d: no better loss in %d evaluations", state.step, state.bad_evaluations)
+
+    def _look_at_features(self) -> None:
+        """Log how healthy the features are; rank 0 does it alone, as nothing hangs on it."""
+        model = self.ema or self.method
+        if self.points is None or self.sharding is not None or model.reads_labels or not isinstance(model, Encodes):
+            return
+        count = min(representation.NUM_IMAGES, self.validation.size)
+        with distributed.alone():
+            measured = representation.measure(model, self.validation.at(torch.arange(count)).images, self.seed)
+        self._log({diagnostics.REPRESENTATION + name: value for name, value in measured.items()})
 
     def _save(self) -> None:
         """Write a checkpoint, unless what it would hold is not finite."""

@@ -21,7 +21,7 @@ from mlml.config import TrainConfig
 from mlml.data.batches import split_batches
 from mlml.data.dataset import DataError, PreparedData
 from mlml.declaration import Experiment
-from mlml.diagnostics import LAYER, STEP, Record
+from mlml.diagnostics import LAYER, REPRESENTATION, STEP, Record
 from mlml.method import Method
 from mlml.seeds import seed_everything
 from mlml.statistics import summarise
@@ -155,7 +155,7 @@ def write_curves(path: Path, point_files: Mapping[int, Path]) -> None:
                 if not rows or (rows[-1]["seed"], rows[-1]["step"]) != (seed, step):
                     rows.append({"step": step, "seed": seed, **latest})
                 rows[-1][name] = value
-            elif not name.startswith(("system/", "test/", LAYER, STEP)):
+            elif not name.startswith(("system/", "test/", LAYER, STEP, REPRESENTATION)):
                 latest[name] = value
     columns = list(dict.fromkeys(["step", "seed", "validation/loss", *(name for row in rows for name in row)]))
     with path.open("w", newline="") as file:

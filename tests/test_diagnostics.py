@@ -7,10 +7,11 @@ import pytest
 import torch
 from blobs import write_prepared
 
-from mlml import diagnostics, diagnostics_file, model_folder
+from mlml import diagnostics, diagnostics_file, model_folder, points
 from mlml.data.batches import Batches
 from mlml.declaration import resolve
 from mlml.diagnostics import Record, bias_variance, diagnose
+from mlml.method import Output
 from mlml.points import Points
 from mlml.seeds import seed_everything
 from mlml.train import NonFiniteLossError, fit
@@ -389,3 +390,57 @@ def test_a_single_seed_is_not_named_and_health_is_told(tmp_path):
     assert diagnostics_file.write(tmp_path / "x.json", records)[0].startswith("units are dead")
     assert diagnostics_file.write(tmp_path / "y.json", {0: Record({}, {})}) == []
     assert diagnostics_file.text([]) == "no illness found"
+
+
+class TestRepresentation:
+    """SimCLR without its negatives has nothing that keeps features apart."""
+
+    @staticmethod
+    def pretrain(data, folder, negatives):
+        numbers = {"steps": 60, "batch_size": 32, "log_every": 5, "evaluate_every": 20, "diagnose_every": None}
+        numbers["optimizer"] = {"name": "adamw", "learning_rate": 0.01}
+        encoder = {"network": "mlp", "norm": "none", "hidden_widths": [32, 16]}
+        entry = {"method": "simclr", "dataset": "blobs", "encoder": encoder, "train": numbers}
+        config = resolve("pretext", "simclr", entry).config
+        seed_everything(0, "init")
+        method = model_folder.build("pretext", "simclr", config, data.spec)
+        if not negatives:
+
+            def attract(batch, phase):
+                first, second = method.encoder(torch.cat(batch)).chunk(2)
+                return Output(-torch.nn.functional.cosine_similarity(first, second).mean())
+
+            method.forward = attract
+        splits = [data.split(name) for name in ("train", "validation")]
+        batches = [Batches(split.images, None, 32, 0, torch.device("cpu")) for split in splits]
+        fit(method, *batches, method.config.train, 0, folder)
+        return diagnostics.read(folder / "points.jsonl")
+
+    def test_features_that_nothing_keeps_apart_collapse(self, data, tmp_path):
+        record = self.pretrain(data, tmp_path, negatives=False)
+        (verdict,) = diagnostics.of_representation(record)
+        assert verdict.kind == "representation collapse"
+        assert verdict in diagnose(record)
+        assert verdict.value == record.curves["representation/deviation"][-1][1] < 0.03
+        assert "the features of all images are nearly the same" in verdict.sentence
+
+    def test_those_of_a_healthy_pretext_do_not(self, data, tmp_path):
+        record = self.pretrain(data, tmp_path, negatives=True)
+        assert [step for step, _ in record.curves["representation/effective_rank"]] == [20, 40, 60]
+        assert diagnostics.of_representation(record) == []
+
+    def test_a_rank_that_falls_to_a_quarter_is_told(self):
+        def record(*ranks):
+            curves = {"effective_rank": ranks, "deviation": [0.5] * len(ranks)}
+            return Record({}, {f"representation/{k}": list(enumerate(v)) for k, v in curves.items()})
+
+        assert diagnostics.of_representation(record(30.0, 20.0, 8.0)) == []
+        (verdict,) = diagnostics.of_representation(record(20.0, 32.0, 7.0))
+        assert verdict.kind == "dimensional collapse"
+        assert "fell from 32 to 7" in verdict.sentence
+        (verdict,) = diagnostics.of_representation(record(2.0, 1.4))
+        assert verdict.kind == "representation collapse"
+
+    def test_features_of_a_method_that_reads_labels_are_not_judged(self, data, tmp_path):
+        train(data, tmp_path, {})
+        assert not [name for name, *_ in points.read(tmp_path / "points.jsonl") if name.startswith("representation/")]

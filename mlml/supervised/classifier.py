@@ -25,6 +25,7 @@ class Classifier(Method):
     """
 
     measures = ("accuracy",)
+    reads_labels = True
 
     class Config(Declared):
         """Numbers of the classifier.

@@ -31,6 +31,7 @@ class Segmenter(Method):
     """
 
     targets = "masks"
+    reads_labels = True
 
     class Config(Declared):
         """Numbers of the segmentation.
