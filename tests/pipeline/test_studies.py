@@ -78,6 +78,8 @@ def test_another_title_runs_no_study_again(project):
 
 @pytest.mark.soak
 def test_a_killed_study_ends_the_same(project):
+    project.declare(STUDIED)  # also where no other test of this file ran before
+    project.run("dvc", "repro", "supervised@classifier")
     command = ("dvc", "repro", "--single-item", "--force", "--no-run-cache", "study@more")
     project.run(*command)
     whole = project.hashes(*OUTPUTS)
