@@ -5,7 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 
-def finite_differences(function: Callable[..., float], arrays: list[np.ndarray], step: float = 1e-5) -> list[np.ndarray]:
+def finite_differences(
+    function: Callable[..., float], arrays: list[np.ndarray], step: float = 1e-5
+) -> list[np.ndarray]:
     """Central differences of a function of float64 arrays, by each entry of each of them."""
     gradients = []
     for number, array in enumerate(arrays):

@@ -86,8 +86,8 @@ class BarlowTwins(Method):
 
         Attributes:
             redundancy_weight: lambda.
-            loss_scale: what the sum over outputs is multiplied by, as in the authors' code, since its gradients would be
-                too large for float16; 1 is Eq. 1.
+            loss_scale: what the sum over outputs is multiplied by, as in the authors' code: its gradients would be too
+                large for float16; 1 is Eq. 1.
             projection_dim: width of the three layers of the projector; null is four times that of the features, as the
                 paper's 8192 are of the 2048 of its ResNet-50.
             augment: of the first view.

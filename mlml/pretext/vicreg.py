@@ -64,12 +64,12 @@ def vicreg(z0: Float[Tensor, "n d"], z1: Float[Tensor, "n d"], gamma: float = 1.
 
 
 def _deviation(z: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
-    """S of Eq. 2."""
+    """Eq. 2, the paper's S."""
     return (z.var(0) + VARIANCE_EPSILON).sqrt()
 
 
 def _covariance(z: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
-    """c of Eq. 4: the sum of squared covariances of different outputs, over d."""
+    """Eq. 4, the paper's c: the sum of squared covariances of different outputs, over d."""
     z = z - z.mean(0)
     covariance = z.T @ z / (len(z) - 1)  # (d, d), Eq. 3
     same = torch.eye(len(covariance), dtype=torch.bool, device=z.device)

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from specs import make_spec
 
-from mlml import model_folder, points, ranks
+from mlml import model_folder, ranks
 from mlml.data.batches import Batch, Batches
 from mlml.declaration import resolve
-from mlml.pretext.moco import info_nce
+from mlml.pretext.moco import MoCo, info_nce
 from mlml.seeds import seed_everything
 from mlml.train import evaluate, fit
 
@@ -229,7 +228,7 @@ def test_two_processes_shuffle_as_one_does(blob_data, tmp_path):
     assert found[1] == pytest.approx(metrics, rel=1e-3)
 
 
-def test_a_resumed_run_begins_with_the_queue_it_left(blob_data, tmp_path):
+def test_a_resumed_run_begins_with_the_queue_it_left(blob_data, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
@@ -237,13 +236,23 @@ def test_a_resumed_run_begins_with_the_queue_it_left(blob_data, tmp_path):
         if step == 2:
             raise Stopped
 
+    queues = []
+    enqueue = MoCo._enqueue
+
+    def remembering(self, keys):
+        queues.append(self.queue.clone())
+        enqueue(self, keys)
+
+    monkeypatch.setattr(MoCo, "_enqueue", remembering)
     numbers = {"checkpoint_every": 1, "evaluate_every": 1}
     whole, _ = one(blob_data, tmp_path / "whole", **numbers)
+    before_each_step = queues.copy()
     with pytest.raises(Stopped):
         one(blob_data, tmp_path / "parts", stop, **numbers)
-    begun = []
-    monkeypatch.setattr(MoCo, "after_step", remembering(begun))
+    queues.clear()
     resumed, _ = one(blob_data, tmp_path / "parts", **numbers)
-    assert len(begun) == 3  # from the checkpoint of the first step on
+    assert len(queues) == 3  # the checkpoint is that of the first step
+    assert all(torch.equal(queue, before) for queue, before in zip(queues, before_each_step[1:], strict=True))
+    assert not torch.equal(queues[0], before_each_step[0])
     assert torch.equal(resumed.queue, whole.queue)
     assert int(resumed.place) == int(whole.place) == (4 * 16) % 40
