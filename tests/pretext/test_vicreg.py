@@ -64,7 +64,8 @@ def test_half_precision_leaves_the_loss_in_float32():
     z0, z1 = drawn(32, 8, 0).float()
     with torch.autocast("cpu", torch.bfloat16):
         shortened = vicreg(z0, z1)
-    assert all(torch.equal(a, b) for a, b in zip(shortened, vicreg(z0, z1), strict=True))
+    for ours, whole in zip(shortened, vicreg(z0, z1), strict=True):
+        torch.testing.assert_close(ours, whole, rtol=1e-5, atol=0)
 
 
 def test_one_image_is_refused():
