@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 # a file of tests shares a project, so it stays in one process; the long files come first
 PROCESSES := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help repro test soak check format lock up down benchmark
+.PHONY: help repro test soak check format lock up down benchmark peers
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -47,6 +47,10 @@ down: $(READY) ## stop them
 benchmark: $(READY) ## measure against peers (installs them beside the project)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.benchmarks.lock
 	python -m benchmarks
+
+peers: $(READY) ## test losses against those of a peer (installs it beside the project)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.benchmarks.lock
+	python -m pytest tests/pretext/test_against_lightly.py
 
 lock: $(READY) ## pin every dependency anew, within the ranges of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra scale --output-file requirements.lock pyproject.toml

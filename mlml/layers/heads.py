@@ -6,13 +6,16 @@ from itertools import pairwise
 from torch import nn
 
 
-def projection_head(widths: Sequence[int], norm: bool = True, last_norm: bool = False) -> nn.Sequential:
+def projection_head(
+    widths: Sequence[int], norm: bool = True, last_norm: bool = False, last_bias: bool = True
+) -> nn.Sequential:
     """Return linear layers with batch norm and ReLU between them, as in SimCLR and those after it.
 
     Args:
         widths: of the input, of each hidden layer and of the output.
         norm: whether a batch norm follows each hidden layer; its bias is left out then.
         last_norm: whether one without affine part follows the output (Chen & He 2021, arXiv:2011.10566, section 4.4).
+        last_bias: whether the output has a bias; with `last_norm` it has none.
 
     Raises:
         ValueError: fewer than two widths.
@@ -23,7 +26,7 @@ def projection_head(widths: Sequence[int], norm: bool = True, last_norm: bool = 
     for before, after in pairwise(widths[:-1]):
         normalise = nn.BatchNorm1d(after) if norm else nn.Identity()
         layers += [nn.Linear(before, after, bias=not norm), normalise, nn.ReLU()]
-    layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+    layers.append(nn.Linear(widths[-2], widths[-1], bias=last_bias and not last_norm))
     if last_norm:
         layers.append(nn.BatchNorm1d(widths[-1], affine=False))
     return nn.Sequential(*layers)

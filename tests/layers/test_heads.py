@@ -14,6 +14,11 @@ def test_a_head_is_layers_with_norms_between_them():
     assert not any(isinstance(layer, torch.nn.BatchNorm1d) for layer in head)
 
 
+def test_the_last_bias_can_be_left_out():
+    head = projection_head((8, 16, 4), norm=False, last_bias=False)
+    assert [layer.bias is None for layer in head if isinstance(layer, torch.nn.Linear)] == [False, True]
+
+
 def test_a_last_norm_leaves_outputs_of_mean_0_and_deviation_1():
     out = projection_head((8, 4), last_norm=True)(torch.randn(64, 8, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(out.mean(0), torch.zeros(4), atol=1e-5)
