@@ -47,7 +47,7 @@ def lab_to_rgb(lab: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 def neutral(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Grey images in [0, 1] with the L of each pixel and without its a and b, in three equal channels."""
     (luminance,) = _mixed(_linear(images), XYZ[1:2], WHITE[1:2])
-    return _gamma(luminance)[:, None].expand(-1, 3, -1, -1)
+    return _gamma(luminance.clamp(0, 1))[:, None].expand(-1, 3, -1, -1)
 
 
 def _linear(images: Tensor) -> Tensor:

@@ -91,9 +91,8 @@ class Inpainting(Method):
         self.encoder = models.build(config.encoder, spec)
         self.feature_dim = self.encoder.feature_dim
         self.head = PixelHead(self.encoder, spec.channels, self.size, config.decoder_width)
-        self.overlap = config.overlap
-        if self.overlap is None:
-            self.overlap = max(1, round(PAPERS_OVERLAP * min(self.size))) if config.region == "central" else 0
+        papers = max(1, round(PAPERS_OVERLAP * min(self.size))) if config.region == "central" else 0
+        self.overlap = papers if config.overlap is None else config.overlap
         self.discriminator: nn.Module | None = None
         if config.adversarial_weight > 0:
             self.discriminator = ConvDiscriminator(spec.channels, *self.size, config.discriminator_width)
@@ -109,7 +108,7 @@ class Inpainting(Method):
         return chain(self.encoder.parameters(), self.head.parameters())
 
     def forward(self, batch: Masked, phase: str) -> Output:
-        weights = overlap_weights(batch.mask, self.overlap or 0, self.config.overlap_weight)
+        weights = overlap_weights(batch.mask, self.overlap, self.config.overlap_weight)
         if phase == "discriminator" and self.discriminator is not None:
             with torch.no_grad():
                 filled = _filled(batch.images, self._predicted(*batch), weights > 0)
