@@ -84,9 +84,9 @@ def gamut(grid: float) -> tuple[tuple[float, float], ...]:
     of each channel is tried, which finds the same 261.
     """
     levels = torch.arange(0, 256, 3, dtype=torch.float64) / 255
-    found: set[tuple[int, int]] = set()
+    found: set[int] = set()  # 256 (a + 128) + b + 128, in steps of the grid
     for red in levels:
         colours = torch.stack([red.expand(86, 86), *torch.meshgrid(levels, levels, indexing="ij")])[None]
-        places = (rgb_to_lab(colours)[0, 1:] / grid).round().long().flatten(1)  # (2, 86²)
-        found.update(zip(*places.unique(dim=1).tolist(), strict=True))
-    return tuple((a * grid, b * grid) for a, b in sorted(found))
+        a, b = (rgb_to_lab(colours)[0, 1:] / grid).round().long().flatten(1) + 128  # (86²,) each
+        found.update((256 * a + b).tolist())
+    return tuple(((place // 256 - 128) * grid, (place % 256 - 128) * grid) for place in sorted(found))

@@ -135,7 +135,7 @@ def normalised(tiles: Float[Tensor, "b n c t u"]) -> Float[Tensor, "b n c t u"]:
 def resampled(tiles: Float[Tensor, "b n c t u"], size: tuple[int, int]) -> Float[Tensor, "b n c H W"]:
     """Tiles at another size, bilinear with antialiasing."""
     flat = F.interpolate(tiles.flatten(0, 1), size, mode="bilinear", antialias=True)
-    return flat.unflatten(0, tiles.shape[:2])
+    return torch.unflatten(flat, 0, tiles.shape[:2])
 
 
 def arranged(tiles: Float[Tensor, "b n c t u"], order: Int[Tensor, "b n"]) -> Float[Tensor, "b n c t u"]:

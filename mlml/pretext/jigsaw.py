@@ -155,7 +155,7 @@ class Jigsaw(Method):
 
     def _logits(self, shuffled: Float[Tensor, "b n c s s"]) -> Float[Tensor, "b N"]:
         features: Tensor = self.encoder(shuffled.flatten(0, 1))  # (b n, d)
-        logits: Tensor = self.head(features.unflatten(0, shuffled.shape[:2]).flatten(1))
+        logits: Tensor = self.head(torch.unflatten(features, 0, shuffled.shape[:2]).flatten(1))
         return logits.float()
 
     @torch.no_grad()

@@ -4,7 +4,9 @@ import torch
 from mlml.layers.discriminator import ConvDiscriminator
 
 
-@pytest.mark.parametrize(("size", "convolutions"), [((64, 64), 4), ((8, 8), 1), ((17, 30), 2), ((9, 30), 1), ((4, 4), 1)])
+@pytest.mark.parametrize(
+    ("size", "convolutions"), [((64, 64), 4), ((8, 8), 1), ((17, 30), 2), ((9, 30), 1), ((4, 4), 1)]
+)
 def test_grids_are_halved_to_four(size, convolutions):
     discriminator = ConvDiscriminator(3, *size, 8)
     found = [layer for layer in discriminator.layers if isinstance(layer, torch.nn.Conv2d)]
