@@ -122,6 +122,7 @@ class DataSet:
     entry: DataEntry
     labelled: bool
     masked: bool
+    channels: int | None  # of the images; None: not known before they are read
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,8 @@ class _Reader:
             bool(catalogue.class_constant("data/sources", source, attribute, default))
             for attribute, default in (("labelled", True), ("masked", False))
         )
-        return DataSet(name, source, rest, config, labelled, masked)
+        channels = catalogue.class_constant("data/sources", source, "channels", getattr(rest, "channels", None))
+        return DataSet(name, source, rest, config, labelled, masked, channels)
 
     def experiment(self, family: str, name: str, entry: Any) -> Experiment:
         where = f"{family}.{name}"
@@ -337,6 +339,13 @@ def _reference_faults(
             dataset = data[experiment.dataset]
             if not (dataset.masked if targets == "masks" else dataset.labelled):
                 found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
+        if experiment.dataset in data:
+            has, folder = data[experiment.dataset].channels, catalogue.SECTIONS[experiment.family]
+            needs = catalogue.class_constant(folder, experiment.method, "channels", None)
+            if needs is not None and has not in (None, needs):
+                found.append(
+                    f"{where}.dataset: needs {needs} channels, but images of {experiment.dataset!r} have {has}"
+                )
         if experiment.family == "probe":
             found += _reference(experiments, declared, experiment, "encoder", ENCODERS)
         if experiment.family == "search":

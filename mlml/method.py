@@ -33,6 +33,8 @@ class Method(nn.Module):
             others is refused before anything runs. None: not told.
         reads_labels: whether training does. Labels pull the features of a class together, so few directions of them
             are no illness there.
+        channels: of the images that it can learn from, as a literal; checked before anything runs where the source
+            tells of its own. None: any.
     """
 
     Config: ClassVar[type[Declared]]
@@ -40,6 +42,7 @@ class Method(nn.Module):
     targets: ClassVar[str] = "labels"
     measures: tuple[str, ...] | None = None
     reads_labels: ClassVar[bool] = False
+    channels: ClassVar[int | None] = None
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -106,4 +109,18 @@ class Reconstructs(Protocol):
         self, first: Float[Tensor, "b c h w"], last: Float[Tensor, "b c h w"], steps: int
     ) -> Float[Tensor, "b s c h w"]:
         """Images along the path between two images' latents, both ends included."""
+        ...
+
+
+@runtime_checkable
+class Sheets(Protocol):
+    """A method that can show what it does to images: rows of pictures, one column for each image."""
+
+    def illustrate(
+        self, images: Float[Tensor, "b c h w"], generator: torch.Generator
+    ) -> dict[str, Float[Tensor, "b c h w"]]:
+        """Pictures in [0, 1] of the images' size, by the name of their row, first row first.
+
+        In eval mode; draws only from `generator`, and moves no state.
+        """
         ...

@@ -289,6 +289,21 @@ def test_unlabelled_data_is_refused_where_labels_are_needed(content):
     assert not any(fault.startswith("pretext.") for fault in found(content))
 
 
+@pytest.mark.parametrize("source", [{"source": "digits"}, {"source": "folder", "path": "data/raw/x", "channels": 1}])
+def test_grey_data_is_refused_where_colour_is_needed(content, source):
+    content["data"]["grey"] = source
+    content["data"]["drawn"] = {"source": "shapes"}
+    content["pretext"]["colour"] = {**content["pretext"]["simclr"], "method": "colorization", "dataset": "grey"}
+    content["pretext"]["colour"] = {
+        key: value
+        for key, value in content["pretext"]["colour"].items()
+        if key in ("method", "dataset", "encoder", "train")
+    }
+    assert found(content) == ["pretext.colour.dataset: needs 3 channels, but images of 'grey' have 1"]
+    content["pretext"]["colour"]["dataset"] = "drawn"
+    declaration.check(content)
+
+
 def test_data_without_masks_is_refused_where_masks_are_needed(content):
     train = {"steps": 1}
     content["supervised"]["masks"] = {

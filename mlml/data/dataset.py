@@ -87,11 +87,13 @@ class Source:
     Attributes:
         labelled: whether the images have classes; checked against what depends on it before anything runs.
         masked: whether their pixels have; the same.
+        channels: of the images; the same. None: not known before they are read, or told by a field of that name.
     """
 
     Config: ClassVar[type[Declared]]
     labelled: ClassVar[bool] = True
     masked: ClassVar[bool] = False
+    channels: ClassVar[int | None] = None
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -14,7 +14,7 @@ from mlml.config import DeclarationError
 from mlml.data.batches import Batches
 from mlml.data.dataset import PreparedData
 from mlml.declaration import resolve
-from mlml.method import Encodes, Samples, Scores
+from mlml.method import Encodes, Samples, Scores, Sheets
 from mlml.seeds import derive, seed_everything
 from mlml.train import evaluate, fit
 
@@ -33,6 +33,8 @@ TRAIN = {
     "accumulate": 2,
 }
 
+COLOUR = [name for family, name in METHODS if catalogue.class_constant(family, name, "channels", None) == 3]
+
 PERCEPTRON = {"network": "mlp", "hidden_widths": [16, 16]}
 
 
@@ -43,6 +45,17 @@ def entry(family: str, name: str, **train) -> dict:
     encoder = {"network": "unet", "width": 4, "num_stages": 2} if masked else PERCEPTRON
     given = {"encoder": encoder, "train": {**TRAIN, **train}}
     return {"method": name, "dataset": "blobs", **{key: value for key, value in given.items() if key in fields}}
+
+
+def channels(name):
+    """Of the images that the method is trained on."""
+    return 3 if name in COLOUR else 1
+
+
+@pytest.fixture
+def blob_data(tmp_path, request):
+    """A labelled data set of four easy classes, 8x8, grey where the method can learn from that."""
+    return write_prepared(tmp_path / "blobs", channels(request.node.callspec.params["name"]))
 
 
 def build(family, name, data, seed=0, **train):
@@ -166,9 +179,17 @@ class TestMethod:
             assert torch.equal(loaded.scores(images), method.scores(images))
             classes = 5 if method.targets == "masks" else 4
             assert method.scores(images).shape == (16, classes, *([8, 8] if method.targets == "masks" else []))
+        if isinstance(method, Sheets):
+            rows = [m.illustrate(images, torch.Generator().manual_seed(1)) for m in (method, loaded)]
+            assert list(rows[0]) == list(rows[1])
+            for row, again in zip(*(each.values() for each in rows), strict=True):
+                assert torch.equal(row, again)
+                assert row.shape == images.shape
+                assert row.min() >= 0
+                assert row.max() <= 1
         if isinstance(method, Samples):
             drawn = [m.sample(5, torch.Generator().manual_seed(1)) for m in (method, loaded)]
-            assert drawn[0].shape == (5, 1, 8, 8)
+            assert drawn[0].shape == (5, channels(name), 8, 8)
             assert torch.equal(*drawn)
             assert drawn[0].min() >= 0
             assert drawn[0].max() <= 1
@@ -191,8 +212,8 @@ class TestMethod:
 @pytest.mark.parametrize(("family", "name"), [case for case in TRAINED if case[0] == "pretext"])
 def test_pretexts_do_not_read_labels(family, name, tmp_path):
     labelled, unlabelled = (
-        write_prepared(tmp_path / "a" / "blobs"),
-        write_prepared(tmp_path / "b" / "blobs", labelled=False),
+        write_prepared(tmp_path / "a" / "blobs", channels(name)),
+        write_prepared(tmp_path / "b" / "blobs", channels(name), labelled=False),
     )
     with_labels, _ = train(family, name, labelled, tmp_path / "with")
     without, _ = train(family, name, unlabelled, tmp_path / "without")
@@ -211,13 +232,14 @@ from mlml import distributed
 from mlml.data.dataset import PreparedData
 distributed.start()
 rank, world = distributed.rank(), distributed.world_size()
-out, data = Path(sys.argv[2]), PreparedData(Path(sys.argv[3]))
+out = Path(sys.argv[2])
 class Stopped(BaseException):
     pass
 def stop(step, metrics):
     if step == 8:
         raise Stopped
 for family, name in TRAINED:
+    data = PreparedData(out / f"blobs_{channels(name)}")
     def run(folder, watch=None):
         method = build(family, name, data, **RANKED)
         splits = (batches(data, "train", 0, rank, world, method.targets),
@@ -240,13 +262,14 @@ RANKED = {"optimizer": {"name": "sgd", "learning_rate": 0.05}}
 def ranked(tmp_path_factory):
     """Folder in which two ranks have trained each method, once in one go and once stopped and resumed."""
     folder = tmp_path_factory.mktemp("ranks")
-    data = write_prepared(folder / "blobs")
+    for number in (1, 3):
+        write_prepared(folder / f"blobs_{number}", number)
     program = folder / "program.py"
     program.write_text(RANK_PROGRAM)
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(program), f"{here}:{here.parent}:{Path.cwd()}", str(folder), str(data.folder)],
+        [*command, str(program), f"{here}:{here.parent}:{Path.cwd()}", str(folder)],
         env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         capture_output=True,
         text=True,
@@ -261,8 +284,8 @@ class TestRanks:
     def test_two_ranks_come_to_the_result_of_one_process(self, family, name, ranked, tmp_path):
         ranks = [torch.load(ranked / name / f"rank_{rank}.pt") for rank in range(2)]
         assert not torch.equal(ranks[0]["seen"], ranks[1]["seen"])
-        method, fitted = train(family, name, PreparedData(ranked / "blobs"), tmp_path, **RANKED)
-        untrained = build(family, name, PreparedData(ranked / "blobs")).state_dict()
+        method, fitted = train(family, name, PreparedData(ranked / f"blobs_{channels(name)}"), tmp_path, **RANKED)
+        untrained = build(family, name, PreparedData(ranked / f"blobs_{channels(name)}")).state_dict()
         for key, value in method.state_dict().items():
             assert torch.equal(ranks[0]["weights"][key], ranks[1]["weights"][key]), key
             moved = (value - untrained[key]).double().norm()

@@ -16,6 +16,8 @@ class Digits(Source):
     Its values 0 .. 16 become round(value * 255 / 16).
     """
 
+    channels = 1
+
     class Config(Declared):
         """Height and width in pixels; other than 8 is resampled bilinearly from it."""
 
