@@ -31,12 +31,14 @@ class Method(nn.Module):
         targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
         measures: names of the metrics that `forward` returns beside the loss, as a literal, so that a comparison of
             others is refused before anything runs. None: not told.
+        reads_labels: of a pretext, whether it learns from labels; all others never look at them.
     """
 
     Config: ClassVar[type[Declared]]
     phases: tuple[str, ...] = ("train",)
     targets: ClassVar[str] = "labels"
     measures: tuple[str, ...] | None = None
+    reads_labels: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -53,6 +55,10 @@ class Method(nn.Module):
     def phase_parameters(self, phase: str) -> Iterable[nn.Parameter]:
         """Parameters that the optimizer of `phase` updates. Parameters in no phase stay frozen."""
         return self.parameters()
+
+    def rate_factors(self, phase: str) -> Mapping[nn.Parameter, float]:
+        """What the learning rate is multiplied by, for parameters of `phase` that do not have the declared one."""
+        return {}
 
     def forward(self, batch: Any, phase: str) -> Output:
         """Return the loss of one batch in one phase. It is `forward`, so that DDP's hooks fire."""
