@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from scipy.stats import t
 
 from mlml.config import DeclarationError
-from mlml.declaration import resolve
+from mlml.declaration import measured, resolve
 from mlml.probes._features import FeatureSet, Labelled
 from mlml.probes.fewshot import Episode, FewShot
 
@@ -102,6 +102,11 @@ def test_of_equal_ways_the_first_is_taken():
     z = F.normalize(torch.ones(4, 2), dim=1)
     probe = FewShot(FewShot.Config(encoder="e", num_ways=2, num_shots=1, num_queries=1))
     assert probe.accuracies(z, Episode(np.array([[0], [1]]), np.array([[2], [3]]))) == (0.5, 0.5)
+
+
+def test_a_comparison_knows_that_it_measures_test_alone():
+    entry = {"method": "fewshot", "dataset": "d", "encoder": "e"}
+    assert measured(resolve("probe", "f", entry)) == ["test/accuracy", "test/neighbour_accuracy"]
 
 
 def test_refusals():
