@@ -332,10 +332,13 @@ def _reference_faults(
         if experiment.dataset not in declared["data"]:
             hint = suggest(experiment.dataset, declared["data"])
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
-        if experiment.family in ("supervised", "probe") and experiment.dataset in data:
-            targets = catalogue.class_constant(
-                catalogue.SECTIONS[experiment.family], experiment.method, "targets", "labels"
-            )
+        folder = catalogue.SECTIONS[experiment.family]
+        needs = experiment.family in ("supervised", "probe") or (
+            experiment.family == "pretext"
+            and catalogue.class_constant(folder, experiment.method, "reads_labels", False)
+        )
+        if needs and experiment.dataset in data:
+            targets = catalogue.class_constant(folder, experiment.method, "targets", "labels")
             dataset = data[experiment.dataset]
             if not (dataset.masked if targets == "masks" else dataset.labelled):
                 found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
@@ -397,6 +400,7 @@ def measured(experiment: Experiment) -> list[str] | None:
         return None
     names = own if experiment.family == "probe" else ("loss", *own)
     splits = ("validation",) if experiment.family == "pretext" else ("validation", "test")
+    splits = catalogue.class_constant(folder, experiment.method, "splits", splits)
     return [f"{split}/{name}" for split in splits for name in names]
 
 

@@ -31,8 +31,8 @@ class Method(nn.Module):
         targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
         measures: names of the metrics that `forward` returns beside the loss, as a literal, so that a comparison of
             others is refused before anything runs. None: not told.
-        reads_labels: whether training does. Labels pull the features of a class together, so few directions of them
-            are no illness there.
+        reads_labels: whether training does; a pretext that does not never looks at them. Labels pull the features of
+            a class together, so few directions of them are no illness there.
         channels: of the images that it can learn from, as a literal; checked before anything runs where the source
             tells of its own. None: any.
     """
@@ -59,6 +59,10 @@ class Method(nn.Module):
     def phase_parameters(self, phase: str) -> Iterable[nn.Parameter]:
         """Parameters that the optimizer of `phase` updates. Parameters in no phase stay frozen."""
         return self.parameters()
+
+    def rate_factors(self, phase: str) -> Mapping[nn.Parameter, float]:
+        """What the learning rate is multiplied by, for parameters of `phase` that do not have the declared one."""
+        return {}
 
     def forward(self, batch: Any, phase: str) -> Output:
         """Return the loss of one batch in one phase. It is `forward`, so that DDP's hooks fire."""

@@ -26,6 +26,7 @@ from mlml import (
     checkpoint,
     diagnostics,
     distributed,
+    online_knn,
     optimizers,
     precision,
     regularisation,
@@ -148,6 +149,8 @@ class _Loop:
         self.config, self.seed, self.folder = config, seed, folder
         self.device = train.device
         self.steps = total_steps(config, train.num_batches, len(method.phases))
+        if config.online_knn_every is not None:
+            online_knn.check(method, train, validation)
         self.ema: Method | None = None
         self.sharding: ModuleType | None = None
         self._share_out()
@@ -156,7 +159,9 @@ class _Loop:
         for parameter in method.parameters():
             parameter.requires_grad_(id(parameter) in trainable)
         self.optimizers: dict[str, Optimizer] = {
-            phase: optimizers.build(config.optimizer, parameters, config.decay_norm_and_bias)
+            phase: optimizers.build(
+                config.optimizer, parameters, config.decay_norm_and_bias, method.rate_factors(phase)
+            )
             for phase, parameters in self.owned.items()
         }
         self.best_weights: dict[str, Tensor] | None = None
@@ -220,6 +225,8 @@ class _Loop:
                     self._evaluate()
                     if on_evaluation is not None:
                         on_evaluation(state.step, state.metrics)
+                if config.online_knn_every is not None and state.step % config.online_knn_every == 0:
+                    self._log(online_knn.measure(self.ema or self.method, self.train, self.validation))
                 due = self._due(last_saved)
                 if state.step % config.checkpoint_every == 0 or due or state.step == self.steps or state.stopped:
                     self._save()
@@ -251,8 +258,7 @@ class _Loop:
             measures = self.measures.get(phase) if diagnosed else None
             self._open(phase)
             optimizer = self.optimizers[phase]
-            for group in optimizer.param_groups:
-                group["lr"] = config.optimizer.learning_rate * factor
+            optimizers.set_rate(optimizer, config.optimizer.learning_rate * factor)
             optimizer.zero_grad(set_to_none=True)
             for micro in range(config.accumulate):
                 self._accumulate(phase, turn, micro, row, measures if micro == 0 else None)

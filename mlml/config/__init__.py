@@ -2,7 +2,7 @@
 
 from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
-from mlml.config.declared import BelowOne, Declared, Fraction, Probability
+from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
 from mlml.config.layers import (
     ActivationConfig,
     ConstantInitialiser,
@@ -89,6 +89,7 @@ __all__ = [
     "InitialiserConfig",
     "IntDimension",
     "LARSConfig",
+    "LabelFraction",
     "LayerConfig",
     "LeakyReLUActivation",
     "LinearSchedule",

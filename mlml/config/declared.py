@@ -9,6 +9,8 @@ C = TypeVar("C", bound="Declared")
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+LabelFraction = Annotated[float, Field(gt=0, le=1)]
+"""Share of the train split of which a probe may know the labels, of each class the same; drawn from the seed."""
 
 
 class Declared(BaseModel):

@@ -22,6 +22,9 @@ class TrainConfig(Declared):
             diagnosed are not compiled, and round in their own way.
         l1: weight of the sum of absolute weights, part of what is minimised; with `l2`, the elastic net.
         l2: weight of half the sum of squared weights, whatever the optimizer's own `weight_decay` does.
+        online_knn_every: steps from one online probe to the next: the share of validation images whose 20 nearest train
+            images vote for their class, logged as `online/knn_accuracy`. It reads labels, for the eye alone: a run
+            with it ends bit for bit as without. Null: none.
         diagnose_every: steps from one measurement of the layers to the next; null measures none. The last step is one.
     """
 
@@ -46,6 +49,7 @@ class TrainConfig(Declared):
     min_delta: NonNegativeFloat = 0.0
     restore_best: bool = False
     log_every: PositiveInt = 20
+    online_knn_every: PositiveInt | None = None
     diagnose_every: PositiveInt | None = 50
     checkpoint_every: PositiveInt = 500
     checkpoint_seconds: PositiveFloat = 30.0
@@ -72,4 +76,6 @@ class TrainConfig(Declared):
             )
         if self.shard and self.precision == "float16":
             raise ValueError("precision must not be 'float16' where shard is true; take 'bfloat16'")
+        if self.shard and self.online_knn_every is not None:
+            raise ValueError("online_knn_every must be null where shard is true, for no rank has the whole encoder")
         return self

@@ -1,6 +1,6 @@
 """The closed table of optimizers, and how a declared one is built: torch's own, and those that torch lacks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -35,6 +35,7 @@ def build(
     config: OptimizerConfig,
     parameters: Iterable[nn.Parameter],
     decay_norm_and_bias: bool,
+    rate_factors: Mapping[nn.Parameter, float] | None = None,
 ) -> Optimizer:
     """Construct the declared optimizer over `parameters`, which must lie on their device already.
 
@@ -42,10 +43,14 @@ def build(
     dimension, are the second: they get no weight decay and, under LARS, no rate of their own, unless
     `decay_norm_and_bias`. A group that would be empty is left out.
 
+    With rate factors there are such groups for each factor, the largest factor first; a group's `rate_factor` is part
+    of the optimizer's state, and `set_rate` heeds it.
+
     Args:
         config: which one, and its numbers.
         parameters: what it updates.
         decay_norm_and_bias: treat scales and biases as weights.
+        rate_factors: > 0, of the learning rate, of parameters that do not have the declared one.
 
     Raises:
         ValueError: no parameters.
@@ -56,15 +61,24 @@ def build(
     vectors: dict[str, Any] = {} if decay_norm_and_bias else {"weight_decay": 0.0}
     if isinstance(config, LARSConfig) and not decay_norm_and_bias:
         vectors["adapt"] = False
-    groups = [
-        {"params": [parameter for parameter in owned if parameter.ndim > 1]},
-        {"params": [parameter for parameter in owned if parameter.ndim <= 1], **vectors},
-    ]
+    factors = [(rate_factors or {}).get(parameter, 1.0) for parameter in owned]
+    groups: list[dict[str, Any]] = []
+    for factor in sorted(set(factors), reverse=True):
+        own = {} if factor == 1.0 else {"lr": config.learning_rate * factor, "rate_factor": factor}
+        alike = [parameter for parameter, other in zip(owned, factors, strict=True) if other == factor]
+        groups.append({"params": [parameter for parameter in alike if parameter.ndim > 1], **own})
+        groups.append({"params": [parameter for parameter in alike if parameter.ndim <= 1], **own, **vectors})
     arguments = _arguments(config)
     if config.name in FUSED_DEVICES:
         devices = FUSED_DEVICES[config.name]
         arguments["fused"] = all(p.device.type in devices and p.is_floating_point() for p in owned)
     return OPTIMIZERS[config.name]([group for group in groups if group["params"]], **arguments)
+
+
+def set_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every group, times the group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("rate_factor", 1.0)
 
 
 def _arguments(config: OptimizerConfig) -> dict[str, Any]:

@@ -26,12 +26,22 @@ class FeatureSet(NamedTuple):
     test: Labelled
     num_classes: int
 
+    def standardised(self) -> "FeatureSet":
+        """Features less the train split's mean, over its standard deviation, so that encoders can be compared."""
+        mean = self.train.features.mean(0)
+        std = self.train.features.std(0).clamp_min(1e-6)
 
-@torch.no_grad()
-def extract(encoder: Method, data: PreparedData, batch_size: int, device: torch.device) -> FeatureSet:
-    """Encode every image of every split, with the encoder frozen and in eval mode.
+        def scaled(part: Labelled) -> Labelled:
+            return part._replace(features=(part.features - mean) / std)
+
+        return self._replace(train=scaled(self.train), validation=scaled(self.validation), test=scaled(self.test))
+
+
+def check(encoder: Method, data: PreparedData) -> None:
+    """Refuse an encoder that cannot be probed on this data.
 
     Raises:
+        TypeError: the method has no encoder.
         DataError: the data has no labels, or another number of channels than the encoder was made for.
     """
     if not isinstance(encoder, Encodes):
@@ -41,12 +51,23 @@ def extract(encoder: Method, data: PreparedData, batch_size: int, device: torch.
             f"{data.folder}: has {data.spec.channels} channels, but the encoder was trained on "
             f"{encoder.spec.channels}; probe it on data like {encoder.spec.name!r}"
         )
+    if data.split("test").labels is None:
+        raise DataError(f"{data.folder}: has no labels, so no encoder can be probed on it")
+
+
+@torch.no_grad()
+def extract(encoder: Method, data: PreparedData, batch_size: int, device: torch.device) -> FeatureSet:
+    """Encode every image of every split, with the encoder frozen and in eval mode.
+
+    Raises:
+        TypeError, DataError: as `check`.
+    """
+    check(encoder, data)
+    assert isinstance(encoder, Encodes)
     encoder.to(device).eval().requires_grad_(False)
     sets: dict[str, Labelled] = {}
     for name in SPLITS:
         split = data.split(name)
-        if split.labels is None:
-            raise DataError(f"{data.folder}: has no labels, so no encoder can be probed on it")
         batches = Batches(split.images, split.labels, batch_size, 0, device)
         parts = [batches.at(index) for index in batches.in_order()]
         features = torch.cat([encoder.encode(part.images).float() for part in parts])

@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from mlml.config import Declared
+from mlml.config import Declared, LabelFraction
+from mlml.neighbours import vote
 from mlml.probes._features import FeatureSet, Labelled
-
-CHUNK = 1024
-"""Queries that are compared with all train features at once."""
 
 
 class KNN:
@@ -27,6 +23,7 @@ class KNN:
         """Numbers of the vote; `encoder` names the experiment whose encoder is evaluated."""
 
         encoder: str
+        label_fraction: LabelFraction = 1.0
         k: PositiveInt = 20
         temperature: PositiveFloat = 0.1
 
@@ -47,11 +44,5 @@ class KNN:
 
     def predict(self, bank: Labelled, queries: Float[Tensor, "n d"], num_classes: int) -> Int[Tensor, " n"]:
         """Class of each query: the label with the most weight among its k nearest rows of `bank`."""
-        keys, predictions = F.normalize(bank.features, dim=1), []
-        for chunk in torch.split(F.normalize(queries, dim=1), CHUNK):
-            similarity, index = (chunk @ keys.T).topk(min(self.config.k, len(keys)))  # (q, k)
-            weights = (similarity / self.config.temperature).exp()
-            votes = torch.zeros(len(chunk), num_classes, device=chunk.device)
-            votes.scatter_add_(1, bank.labels[index], weights)
-            predictions.append(votes.argmax(1))
-        return torch.cat(predictions)
+        config = self.config
+        return vote(bank.features, bank.labels, queries, num_classes, config.k, config.temperature)

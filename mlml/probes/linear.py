@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import nn
 
-from mlml.config import Declared, SGDConfig, TrainConfig
+from mlml.config import Declared, LabelFraction, SGDConfig, TrainConfig
 from mlml.data.batches import Batch, Batches
 from mlml.method import Method, Output
 from mlml.probes._features import FeatureSet, Labelled
@@ -41,6 +41,7 @@ class Linear:
         """Numbers of the probe; `encoder` names the experiment whose encoder is evaluated."""
 
         encoder: str
+        label_fraction: LabelFraction = 1.0
         learning_rates: tuple[PositiveFloat, ...] = Field((0.01, 0.03, 0.1, 0.3), min_length=1)
         train: TrainConfig = TrainConfig(epochs=20, optimizer=SGDConfig())
 
@@ -49,17 +50,10 @@ class Linear:
 
     def evaluate(self, features: FeatureSet, seed: int, folder: Path) -> dict[str, float]:
         """Return the accuracies of the chosen layer on validation and test, and its learning rate."""
-        mean = features.train.features.mean(0)
-        std = features.train.features.std(0).clamp_min(1e-6)
-        train, validation, test = (
-            Labelled((part.features - mean) / std, part.labels)
-            for part in (features.train, features.validation, features.test)
-        )
+        train, validation, test, num_classes = features.standardised()
         best: tuple[float, float, LinearHead] | None = None
         for number, learning_rate in enumerate(self.config.learning_rates):
-            head, accuracy = self._train(
-                train, validation, features.num_classes, learning_rate, seed, folder / str(number)
-            )
+            head, accuracy = self._train(train, validation, num_classes, learning_rate, seed, folder / str(number))
             if best is None or accuracy > best[0]:
                 best = (accuracy, learning_rate, head)
         assert best is not None

@@ -4,12 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mlml.data.batches import Batches, split_batches
-from mlml.data.dataset import PreparedData, Split
+from mlml.data.dataset import PreparedData
 from mlml.method import Method
 
 Train = Callable[[str, PreparedData, int, int], tuple[Method, dict[str, float]]]
@@ -43,26 +41,3 @@ class Subject:
         """Batches of a split, of the size that the experiment was trained with."""
         size = self.config.train.batch_size
         return split_batches(data or self.data, name, size, seed, self.device, self.targets)
-
-
-class Reduced(PreparedData):
-    """Prepared data of which only some train images are used; the spec, and so mean and std, stay those of the whole.
-
-    Args:
-        data: the whole.
-        chosen: (k,) positions in the train split.
-    """
-
-    def __init__(self, data: PreparedData, chosen: NDArray[np.int64]) -> None:
-        self.folder, self.spec, self.chosen = data.folder, data.spec, chosen
-
-    def split(self, name: str) -> Split:
-        """Open a split; of train, what was chosen."""
-        whole = super().split(name)
-        if name != "train":
-            return whole
-        chosen = {key: self._pick(part) for key, part in whole._asdict().items() if part is not None}
-        return whole._replace(**chosen)
-
-    def _pick(self, part: Any) -> Any:
-        return [part[index] for index in self.chosen] if isinstance(part, list) else part[self.chosen]

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from mlml.config import StudyConfig, is_share
-from mlml.data.dataset import PreparedData
+from mlml.data.parts import Reduced, nested
 from mlml.figures import Theme, style
 from mlml.findings import Findings
-from mlml.seeds import derive
 from mlml.statistics import summarise
-from mlml.studies._subject import Reduced, Subject
+from mlml.studies._subject import Subject
 from mlml.studies._verdict import Point, Scale, sentences
 from mlml.train import evaluate, total_steps
 
@@ -107,24 +106,6 @@ class LearningCurve:
             return float(np.bincount(labels.ravel()).max() / labels.size)
         seed = subject.seeds[0]
         return evaluate(subject.build(seed), subject.split("validation", seed), seed)[self.quantity]
-
-
-def nested(data: PreparedData, fraction: float, seed: int) -> NDArray[np.int64]:
-    """Return the positions of a part of the train split, ascending: of each class the same share, at least one image.
-
-    For one seed, the positions of a smaller fraction are among those of a larger one.
-
-    Returns:
-        (k,) positions; all for the fraction 1.
-    """
-    split = data.split("train")
-    labels = split.labels if split.labels is not None and split.labels.ndim == 1 else np.zeros(len(split.images), int)
-    chosen = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        order = np.random.default_rng(derive(seed, "learning_curve", int(label))).permutation(len(members))
-        chosen.append(members[order[: max(1, round(fraction * len(members)))]])
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def plot(table: pd.DataFrame, quantity: str, theme: Theme) -> Figure:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from blobs import write_prepared
@@ -12,7 +13,7 @@ from blobs import write_prepared
 from mlml import catalogue, model_folder, points
 from mlml.config import DeclarationError
 from mlml.data.batches import Batches
-from mlml.data.dataset import PreparedData
+from mlml.data.dataset import SPLITS, PreparedData
 from mlml.declaration import resolve
 from mlml.method import Encodes, Samples, Scores, Sheets
 from mlml.seeds import derive, seed_everything
@@ -209,14 +210,38 @@ class TestMethod:
                 resolve(family, name, wrong)
 
 
+def shuffled(folder):
+    """The blobs with labels that say nothing of the images, in every split."""
+    data = write_prepared(folder / "blobs")
+    for split in SPLITS:
+        path = data.folder / split / "labels.npy"
+        np.save(path, np.random.default_rng(0).permutation(np.load(path)))
+    return data
+
+
+READS_LABELS = {
+    name: catalogue.class_constant("pretext", name, "reads_labels", False) for name in catalogue.names("pretext")
+}
+
+
 @pytest.mark.parametrize(("family", "name"), [case for case in TRAINED if case[0] == "pretext"])
-def test_pretexts_do_not_read_labels(family, name, tmp_path):
+def test_a_pretext_reads_labels_if_its_class_says_so_and_only_then(family, name, tmp_path):
+    weights = [
+        train(family, name, data, tmp_path / f"run_{number}")[0].state_dict()
+        for number, data in enumerate((write_prepared(tmp_path / "a" / "blobs"), shuffled(tmp_path / "b")))
+    ]
+    equal = all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    assert equal == (not READS_LABELS[name])
+
+
+@pytest.mark.parametrize("name", [name for family, name in TRAINED if family == "pretext" and not READS_LABELS[name]])
+def test_pretexts_do_not_need_labels(name, tmp_path):
     labelled, unlabelled = (
         write_prepared(tmp_path / "a" / "blobs", channels(name)),
         write_prepared(tmp_path / "b" / "blobs", channels(name), labelled=False),
     )
-    with_labels, _ = train(family, name, labelled, tmp_path / "with")
-    without, _ = train(family, name, unlabelled, tmp_path / "without")
+    with_labels, _ = train("pretext", name, labelled, tmp_path / "with")
+    without, _ = train("pretext", name, unlabelled, tmp_path / "without")
     for key, value in with_labels.state_dict().items():
         assert torch.equal(value, without.state_dict()[key]), key
 

@@ -78,7 +78,7 @@ def test_data_modules_do_not_import_torch():
 
 
 def test_catalogue_knows_the_sources():
-    assert catalogue.names("data/sources") == ["digits", "folder", "photos", "shapes", "torchvision"]
+    assert catalogue.names("data/sources") == ["digits", "folder", "omniglot", "photos", "shapes", "torchvision"]
     labelled = {
         n: catalogue.class_constant("data/sources", n, "labelled", True) for n in catalogue.names("data/sources")
     }

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from blobs import write_prepared
+from probed import features
 from sklearn.linear_model import LogisticRegression
 
 from mlml import model_folder
@@ -13,14 +14,6 @@ from mlml.probes.linear import Linear
 from mlml.seeds import seed_everything
 
 CPU = torch.device("cpu")
-
-
-def features(n: int, seed: int, scale: float = 1.0) -> Labelled:
-    """Three overlapping Gaussian classes in five dimensions."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, n)
-    x = rng.normal(size=(n, 5)) + np.eye(3, 5)[labels] * 1.5
-    return Labelled(torch.from_numpy(x * scale).float(), torch.from_numpy(labels))
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def test_knn_equals_the_slow_vote(feature_set, k, temperature):
 def test_knn_in_chunks_is_the_same(feature_set, monkeypatch):
     probe = KNN(KNN.Config(encoder="e"))
     whole = probe.predict(feature_set.train, feature_set.test.features, 3)
-    monkeypatch.setattr("mlml.probes.knn.CHUNK", 7)
+    monkeypatch.setattr("mlml.neighbours.CHUNK", 7)
     assert torch.equal(whole, probe.predict(feature_set.train, feature_set.test.features, 3))
 
 

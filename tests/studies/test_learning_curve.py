@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from mlml import figures, model_folder
 from mlml.data.batches import split_batches
+from mlml.data.parts import Reduced, nested
 from mlml.declaration import resolve
 from mlml.diagnostics import HIGH_BIAS, HIGH_VARIANCE
 from mlml.seeds import seed_everything
-from mlml.studies._subject import Reduced, Subject
+from mlml.studies._subject import Subject
 from mlml.studies._verdict import Point, Scale, diagnosis, sentences, variance
-from mlml.studies.learning_curve import LearningCurve, nested, plot
+from mlml.studies.learning_curve import LearningCurve, plot
 from mlml.train import fit
 from stages._studying import of_length
 
