@@ -1,7 +1,7 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
-from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
+from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, Probability
 from mlml.config.layers import (
     ActivationConfig,
@@ -92,6 +92,7 @@ __all__ = [
     "LayerConfig",
     "LeakyReLUActivation",
     "LinearSchedule",
+    "MultiCropConfig",
     "NetworkConfig",
     "NormConfig",
     "NormalInitialiser",
