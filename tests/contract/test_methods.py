@@ -278,7 +278,8 @@ class TestRanks:
         for key, value in method.state_dict().items():
             assert torch.equal(ranks[0]["weights"][key], ranks[1]["weights"][key]), key
             moved = (value - untrained[key]).double().norm()
-            assert (value - ranks[0]["weights"][key]).double().norm() <= 1e-3 * moved, key
+            # the floor is for rounding, where a norm takes away all that a bias before it could add
+            assert (value - ranks[0]["weights"][key]).double().norm() <= max(1e-3 * moved, 1e-6), key
         assert ranks[0]["metrics"] == ranks[1]["metrics"] == pytest.approx(fitted.metrics, rel=1e-4)
         logged = [read_points(file) for file in (tmp_path, ranked / name / "whole")]
         assert [point[:2] for point in logged[0]] == [point[:2] for point in logged[1]]
