@@ -8,7 +8,7 @@ import math
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -43,7 +43,8 @@ def teacher_update(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"teacher_update: momentum must be in [0, 1]; got {momentum}")
-    targets, sources = list(teacher.parameters()), list(student.parameters())
+    targets: list[Tensor] = list(teacher.parameters())
+    sources: list[Tensor] = list(student.parameters())
     if [target.shape for target in targets] != [source.shape for source in sources]:
         raise ValueError(
             "teacher_update: the teacher must be a copy of the student; "

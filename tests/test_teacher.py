@@ -22,7 +22,7 @@ def test_the_update_is_the_papers_loop():
         momentum = cosine_momentum(0.9, step / 20)
         for xi, theta in zip(expected, ours.parameters(), strict=True):
             for place in range(xi.size):
-                xi.flat[place] = momentum * xi.flat[place] + (1 - momentum) * float(theta.flatten()[place])
+                xi.flat[place] = momentum * xi.flat[place] + (1 - momentum) * float(theta.detach().flatten()[place])
         teacher_update(teacher, ours, momentum)
     for xi, parameter in zip(expected, teacher.parameters(), strict=True):
         torch.testing.assert_close(parameter.detach(), torch.from_numpy(xi), rtol=1e-9, atol=1e-9)

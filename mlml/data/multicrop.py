@@ -43,4 +43,4 @@ def multi_crop(
     # each image's copies side by side: so a rank's images are a run of the rows that every rank draws for
     copies = images.repeat_interleave(config.num_local, 0)  # (b l, c, h, w)
     local = simclr_view(copies, config.local, generator, local_size)
-    return Crops(wide, local.unflatten(0, (len(images), config.num_local)))
+    return Crops(wide, torch.unflatten(local, 0, (len(images), config.num_local)))

@@ -131,8 +131,8 @@ def rotate(images: Float[Tensor, "b c h w"], degrees: Float[Tensor, " b"]) -> Fl
     height, width = images.shape[2:]
     row, column = _grid(images)
     y, x = row - (height - 1) / 2, column - (width - 1) / 2  # (1, h, 1), (1, 1, w): pixels from the centre, y down
-    angle = torch.deg2rad(degrees)[:, None, None]
-    cosine, sine = angle.cos(), angle.sin()
+    angle = torch.deg2rad(degrees.double())[:, None, None]  # an error of an angle grows with the distance
+    cosine, sine = angle.cos().to(images.dtype), angle.sin().to(images.dtype)
     source_x, source_y = cosine * x - sine * y, sine * x + cosine * y  # (b, h, w): whence
     grid = torch.stack([source_x * (2 / width), source_y * (2 / height)], 3).to(images.dtype)  # [-1, 1]: edge to edge
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

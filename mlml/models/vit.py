@@ -97,9 +97,9 @@ class ViT(Network):
         num_patches = self.grid[0] * self.grid[1]
         own, learnt = self.positions.tensor_split([-num_patches], 1)  # (1, t - n, d), (1, n, d)
         # a product with the weights of the splines: torch's gradient of `interpolate` differs from run to run on a GPU
-        splines = torch.eye(num_patches, device=learnt.device).view(1, num_patches, *self.grid)
+        splines = torch.eye(num_patches, dtype=learnt.dtype, device=learnt.device).view(1, num_patches, *self.grid)
         splines = F.interpolate(splines, tuple(grid), mode="bicubic", align_corners=False)[0]  # (n, h_p, w_p)
-        return torch.cat([own, splines.flatten(1).T.to(learnt.dtype) @ learnt], 1)
+        return torch.cat([own, splines.flatten(1).T @ learnt], 1)
 
 
 def _refuse_misfits(config: ViT.Config, spec: DataSpec) -> None:

@@ -390,5 +390,5 @@ def test_a_network_takes_the_size_that_it_names(name, size):
     assert network.nearest_size((16, 16)) == (16, 16)
     nearest = network.nearest_size(size)
     assert network(torch.rand(2, 1, *nearest)).shape == (2, network.feature_dim)
-    if name in ("cnn", "resnet", "vit") and size != (1, 1):
+    if name in ("cnn", "resnet", "vit") and min(size) >= 5:
         assert max(abs(found - asked) for found, asked in zip(nearest, size, strict=True)) <= 2
