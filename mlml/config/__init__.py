@@ -3,6 +3,8 @@
 from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
+from mlml.config.declared import BelowOne, Declared, Fraction, Probability
 from mlml.config.layers import (
     ActivationConfig,
     ConstantInitialiser,
@@ -93,6 +95,7 @@ __all__ = [
     "LayerConfig",
     "LeakyReLUActivation",
     "LinearSchedule",
+    "MultiCropConfig",
     "NetworkConfig",
     "NormConfig",
     "NormalInitialiser",

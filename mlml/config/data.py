@@ -40,6 +40,7 @@ class AugmentConfig(Declared):
     """SimCLR's augmentation (Chen et al. 2020, arXiv:2002.05709, appendix A); the defaults are the paper's.
 
     They are for ImageNet; at 32x32, appendix B.9 halves the four strengths and leaves the blur out (`blur_prob: 0`).
+    Solarisation, which SimCLR has not, is BYOL's (Grill et al. 2020, arXiv:2006.07733, appendix B).
 
     Attributes:
         crop_scale: range of the crop's area, as a fraction of the image's.
@@ -48,6 +49,7 @@ class AugmentConfig(Declared):
         hue: strength in turns of the colour wheel; the turn is uniform in [-hue, hue].
         blur_kernel: width in pixels, odd; a tenth of the image's height if null.
         blur_sigma: range of the blur's standard deviation in pixels.
+        solarise_threshold: values from here on, in [0, 1], are inverted.
     """
 
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
@@ -62,6 +64,8 @@ class AugmentConfig(Declared):
     blur_prob: Probability = 0.5
     blur_kernel: PositiveInt | None = None
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    solarise_prob: Probability = 0.0
+    solarise_threshold: Probability = 0.5
 
     @field_validator("crop_scale", "crop_ratio", "blur_sigma")
     @classmethod
@@ -76,6 +80,34 @@ class AugmentConfig(Declared):
         if kernel is not None and kernel % 2 == 0:
             raise ValueError(f"must be odd; got {kernel}")
         return kernel
+
+
+class MultiCropConfig(Declared):
+    """Two global crops and several smaller local ones: Caron et al. 2020, arXiv:2006.09882, section 3.2.
+
+    The defaults are those of DINO (Caron et al. 2021, arXiv:2104.14294, section 3.2 and the authors' code), where
+    global crops are 224 pixels wide and local ones 96. Which part of the image a crop takes is the `crop_scale` of its
+    augmentation.
+
+    Attributes:
+        num_local: local crops of each image, beside the two global ones.
+        local_size: side of a local crop, as a share of the image's; the network may ask for a size near to it.
+        first: augmentation of the first global crop, which is as large as the image.
+        second: of the second.
+        local: of the local crops.
+    """
+
+    num_local: NonNegativeInt = 8
+    local_size: Annotated[float, Field(gt=0, le=1)] = 96 / 224
+    first: AugmentConfig = AugmentConfig(
+        crop_scale=(0.4, 1.0), brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur_prob=1.0
+    )
+    second: AugmentConfig = AugmentConfig(
+        crop_scale=(0.4, 1.0), brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur_prob=0.1, solarise_prob=0.2
+    )
+    local: AugmentConfig = AugmentConfig(
+        crop_scale=(0.05, 0.4), brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur_prob=0.5
+    )
 
 
 class ShiftFlipConfig(Declared):

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from mlml import distributed
 from mlml.config import AugmentConfig, ShiftFlipConfig
-from mlml.data.color import Jitter, color_jitter, greyscale, sample_jitter
+from mlml.data.color import Jitter, color_jitter, greyscale, sample_jitter, solarise
 from mlml.data.spatial import Boxes, gaussian_blur, resized_crop, rotate90, sample_boxes, shift
 
 __all__ = [
     "Blur",
     "SimCLRParameters",
+    "Solarised",
+    "Views",
     "rotate90",
     "shift_flip",
     "simclr_apply",
@@ -27,11 +29,25 @@ __all__ = [
 ]
 
 
+class Views(NamedTuple):
+    """Two views of each image of a batch."""
+
+    first: Float[Tensor, "b c h w"]
+    second: Float[Tensor, "b c h w"]
+
+
 class Blur(NamedTuple):
     """Which images are blurred, and how much."""
 
     kernel_size: int
     sigma: Float[Tensor, " b"]
+    applied: Bool[Tensor, " b"]
+
+
+class Solarised(NamedTuple):
+    """From which value on each image is inverted, and which images are."""
+
+    threshold: Float[Tensor, " b"]
     applied: Bool[Tensor, " b"]
 
 
@@ -43,6 +59,7 @@ class SimCLRParameters(NamedTuple):
     jitter: Jitter | None
     grey: Bool[Tensor, " b"] | None
     blur: Blur | None
+    solarised: Solarised | None = None
 
 
 def simclr_views(
@@ -62,16 +79,25 @@ def simclr_views(
 
 
 def simclr_view(
-    images: Float[Tensor, "b c h w"], config: AugmentConfig, generator: torch.Generator
-) -> Float[Tensor, "b c h w"]:
-    """Return one view of each image; arguments and errors as of `simclr_views`."""
-    return simclr_apply(images, simclr_sample(images, config, generator))
+    images: Float[Tensor, "b c h w"],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
+) -> Float[Tensor, "b c H W"]:
+    """Return one view of each image, of height and width `size`, by default the images' own.
+
+    Other arguments and errors as of `simclr_views`.
+    """
+    return simclr_apply(images, simclr_sample(images, config, generator, size), size)
 
 
 def simclr_sample(
-    images: Float[Tensor, "b c h w"], config: AugmentConfig, generator: torch.Generator
+    images: Float[Tensor, "b c h w"],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    size: tuple[int, int] | None = None,
 ) -> SimCLRParameters:
-    """Draw the parameters of one view of each image; the pixels are not looked at."""
+    """Draw the parameters of one view of each image, of height and width `size`; the pixels are not looked at."""
     b, _, height, width = images.shape
 
     def chosen(probability: float) -> Tensor:
@@ -88,21 +114,32 @@ def simclr_sample(
         low, high = config.blur_sigma
         draws = torch.rand(distributed.total(b), generator=generator, device=generator.device)
         sigma = distributed.share(draws).mul(high - low).add_(low)
-        kernel_size = config.blur_kernel or paper_blur_kernel(height)
+        kernel_size = config.blur_kernel or paper_blur_kernel(size[0] if size is not None else height)
         blur = Blur(kernel_size, sigma, chosen(config.blur_prob))
-    return SimCLRParameters(boxes, flipped, jitter, grey, blur)
+    solarised = None
+    if config.solarise_prob:
+        threshold = torch.full((b,), config.solarise_threshold, device=generator.device)
+        solarised = Solarised(threshold, chosen(config.solarise_prob))
+    return SimCLRParameters(boxes, flipped, jitter, grey, blur, solarised)
 
 
-def simclr_apply(images: Float[Tensor, "b c h w"], parameters: SimCLRParameters) -> Float[Tensor, "b c h w"]:
-    """Make the view of each image that its parameters describe: crop and flip, jitter, greyscale, blur."""
-    boxes, flipped, jitter, grey, blur = parameters
-    images = resized_crop(images, boxes, (images.shape[2], images.shape[3]), flipped)
+def simclr_apply(
+    images: Float[Tensor, "b c h w"], parameters: SimCLRParameters, size: tuple[int, int] | None = None
+) -> Float[Tensor, "b c H W"]:
+    """Make the view of each image that its parameters describe: crop and flip, jitter, greyscale, blur, solarisation.
+
+    The crop is resized to `size`, by default the images' own.
+    """
+    boxes, flipped, jitter, grey, blur, solarised = parameters
+    images = resized_crop(images, boxes, size or (images.shape[2], images.shape[3]), flipped)
     if jitter is not None:
         images = color_jitter(images, jitter)
     if grey is not None:
         images = greyscale(images, grey)
     if blur is not None:
         images = gaussian_blur(images, *blur)
+    if solarised is not None:
+        images = solarise(images, *solarised)
     return images
 
 

@@ -90,6 +90,20 @@ def greyscale(images: Float[Tensor, "b c h w"], applied: Bool[Tensor, " b"]) -> 
     return _recolor(images, (~applied).to(images.dtype), applied.to(images.dtype), None)
 
 
+def solarise(
+    images: Float[Tensor, "b c h w"], threshold: Float[Tensor, " b"], applied: Bool[Tensor, " b"]
+) -> Float[Tensor, "b c h w"]:
+    """Invert the values from a threshold on, in the images that `applied` marks, as torchvision's `solarize`.
+
+    Args:
+        images: in [0, 1].
+        threshold: of each image; a value x >= threshold becomes 1 - x.
+        applied: the others stay as they are.
+    """
+    lowest = torch.where(applied, threshold, torch.inf)[:, None, None, None]
+    return torch.where(images >= lowest, 1 - images, images)
+
+
 def color_jitter(images: Float[Tensor, "b c h w"], jitter: Jitter) -> Float[Tensor, "b c h w"]:
     """Apply the four adjustments to each image in the image's own order.
 

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -114,6 +115,27 @@ def rotate90(images: Float[Tensor, "b c n n"], turns: Int[Tensor, " b"]) -> Floa
     down, right = n * cosine - sine, cosine + n * sine
     start = (n - 1) * ((-down).clamp(min=0) + (-right).clamp(min=0))
     return _gathered(images, start + down * row + right * column)
+
+
+def rotate(images: Float[Tensor, "b c h w"], degrees: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    """Rotate each image by its own angle about its centre, counter-clockwise, bilinear; what comes in is 0.
+
+    Equals `torchvision.transforms.v2.functional.rotate(..., interpolation=BILINEAR)` image by image. There quarter
+    turns of a square move pixels, here they interpolate like any other angle: equal but for rounding. `rotate90` is
+    exact.
+
+    Args:
+        images: any range; they keep their size, so corners may leave them.
+        degrees: any finite angles.
+    """
+    height, width = images.shape[2:]
+    row, column = _grid(images)
+    y, x = row - (height - 1) / 2, column - (width - 1) / 2  # (1, h, 1), (1, 1, w): pixels from the centre, y down
+    angle = torch.deg2rad(degrees.double())[:, None, None]  # an error of an angle grows with the distance
+    cosine, sine = angle.cos().to(images.dtype), angle.sin().to(images.dtype)
+    source_x, source_y = cosine * x - sine * y, sine * x + cosine * y  # (b, h, w): whence
+    grid = torch.stack([source_x * (2 / width), source_y * (2 / height)], 3).to(images.dtype)  # [-1, 1]: edge to edge
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def shift(

@@ -15,6 +15,7 @@ class Network(nn.Module):
 
     Attributes:
         feature_dim: width of the features.
+        image_size: height and width of the images that it was built for.
         normalize: the first layer, by the statistics of the train images.
     """
 
@@ -24,11 +25,19 @@ class Network(nn.Module):
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
         self.config = config
+        self.image_size = (spec.height, spec.width)
         self.normalize = Normalize(spec.mean, spec.std)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of images in [0, 1]."""
         raise NotImplementedError
+
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width nearest to `size` of images that it takes, such as small crops.
+
+        A network whose weights belong to single pixels takes one size only, `image_size`.
+        """
+        return self.image_size
 
 
 class Dense(Protocol):

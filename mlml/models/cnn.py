@@ -37,16 +37,10 @@ class CNN(Network):
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        size, before = (spec.height, spec.width), spec.channels
+        _refuse_small(config, self.image_size)
+        before = spec.channels
         layers: list[nn.Module] = []
         for stage in range(config.num_stages):
-            if stage > 0:
-                size = halved(f"cnn: stage {stage + 1}", size, f"lower num_stages to {stage} or prepare larger images")
-            if config.norm.name == "instance" and size == (1, 1):
-                raise ValueError(
-                    f"cnn: stage {stage + 1}: an instance norm needs more than one pixel; got 1x1; "
-                    f"lower num_stages to {stage} or prepare larger images"
-                )
             after = config.width * 2**stage
             stride = 1 if stage == 0 else 2
             bias = not norm.has_bias(config.norm)
@@ -62,3 +56,22 @@ class CNN(Network):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         grid: Tensor = self.stages(channels_last(self.normalize(images)))  # (b, d, h_s, w_s)
         return grid.mean((2, 3))
+
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        try:
+            _refuse_small(self.config, size)
+        except ValueError:
+            return self.image_size
+        return size
+
+
+def _refuse_small(config: CNN.Config, size: tuple[int, int]) -> None:
+    """Refuse images that a stage cannot halve, or an instance norm of one pixel."""
+    for stage in range(config.num_stages):
+        if stage > 0:
+            size = halved(f"cnn: stage {stage + 1}", size, f"lower num_stages to {stage} or prepare larger images")
+        if config.norm.name == "instance" and size == (1, 1):
+            raise ValueError(
+                f"cnn: stage {stage + 1}: an instance norm needs more than one pixel; got 1x1; "
+                f"lower num_stages to {stage} or prepare larger images"
+            )

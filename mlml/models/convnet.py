@@ -64,7 +64,6 @@ class ConvNet(Network):
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        self.image_size = (spec.height, spec.width)
         shape: Shape = (spec.channels, *self.image_size)
         self.layers = nn.ModuleList()
         poolings: list[tuple[_MaxPooling, str, Shape, Shape]] = []  # not undone: layer, place, shapes before and after

@@ -82,7 +82,7 @@ class ResNet(Network):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
         block, counts, papers_width = BLOCKS[config.depth]
-        _refuse_small((spec.height, spec.width), config.stem, len(counts))
+        _refuse_small(self.image_size, config.stem, len(counts))
         width = config.width or papers_width
         self.trunk = _trunk(spec.channels, block, counts, width, config)
         self.feature_dim = width * 2 ** (len(counts) - 1) * block.expansion
@@ -90,6 +90,13 @@ class ResNet(Network):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         grid: Tensor = self.trunk(channels_last(self.normalize(images)))  # (b, d, h_s, w_s)
         return grid.mean((2, 3))
+
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        try:
+            _refuse_small(size, self.config.stem, len(BLOCKS[self.config.depth][1]))
+        except ValueError:
+            return self.image_size
+        return size
 
 
 def _trunk(channels: int, block: Block, counts: tuple[int, ...], width: int, config: ResNet.Config) -> nn.Sequential:

@@ -3,9 +3,11 @@
 Notation: n patches, d = `dim`; t tokens, n of patches and, with a class token, one before them.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -18,7 +20,9 @@ from mlml.models._network import Network
 class ViT(Network):
     """Patches as tokens, pre-norm transformer layers with GELU, a layer norm, and the class token or the mean.
 
-    Eq. 1 to 4 of the paper. Positions are learnt, one for each token.
+    Eq. 1 to 4 of the paper. Positions are learnt, one for each token of an image of the size it was built for. To
+    another size they are interpolated by bicubic splines, as in section 3.2 of the paper and in the code of Caron et
+    al. 2021, arXiv:2104.14294.
 
     Raises:
         ValueError: the image is not made of whole patches, or the heads do not divide `dim`.
@@ -48,7 +52,8 @@ class ViT(Network):
         _refuse_misfits(config, spec)
         self.feature_dim = config.dim
         self.patches = nn.Conv2d(spec.channels, config.dim, kernel_size=config.patch_size, stride=config.patch_size)
-        num_tokens = (spec.height // config.patch_size) * (spec.width // config.patch_size)
+        self.grid = (spec.height // config.patch_size, spec.width // config.patch_size)
+        num_tokens = self.grid[0] * self.grid[1]
         self.class_token: nn.Parameter | None = None
         if config.pooling == "class_token":
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, config.dim), std=0.02))
@@ -73,12 +78,28 @@ class ViT(Network):
                     module.reset_parameters()
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        tokens = self.patches(self.normalize(images)).flatten(2).transpose(1, 2)  # (b, n, d)
+        patches = self.patches(self.normalize(images))  # (b, d, h_p, w_p)
+        tokens, positions = patches.flatten(2).transpose(1, 2), self._positions(patches.shape[2:])  # (b, n, d)
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)  # (b, t, d)
-        tokens = self.blocks(tokens + self.positions)  # (b, t, d)
+        tokens = self.blocks(tokens + positions)  # (b, t, d)
         features: Tensor = tokens.mean(1) if self.class_token is None else tokens[:, 0]
         return features
+
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        patch = self.config.patch_size
+        return max(1, round(size[0] / patch)) * patch, max(1, round(size[1] / patch)) * patch
+
+    def _positions(self, grid: Sequence[int]) -> Float[Tensor, "1 t d"]:
+        """Positions of the tokens of an image of height x width patches; the class token keeps its own."""
+        if tuple(grid) == self.grid:
+            return self.positions
+        num_patches = self.grid[0] * self.grid[1]
+        own, learnt = self.positions.tensor_split([-num_patches], 1)  # (1, t - n, d), (1, n, d)
+        # a product with the weights of the splines: torch's gradient of `interpolate` differs from run to run on a GPU
+        splines = torch.eye(num_patches, dtype=learnt.dtype, device=learnt.device).view(1, num_patches, *self.grid)
+        splines = F.interpolate(splines, tuple(grid), mode="bicubic", align_corners=False)[0]  # (n, h_p, w_p)
+        return torch.cat([own, splines.flatten(1).T @ learnt], 1)
 
 
 def _refuse_misfits(config: ViT.Config, spec: DataSpec) -> None:

@@ -1,7 +1,5 @@
 """SimCLR (Chen et al. 2020, arXiv:2002.05709)."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,18 +8,11 @@ from torch import Tensor
 
 from mlml import distributed, models
 from mlml.config import AugmentConfig, Declared, EncoderConfig, TrainConfig
-from mlml.data.augment import simclr_views
+from mlml.data.augment import Views, simclr_views
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
 from mlml.layers.heads import projection_head
 from mlml.method import Method, Output
-
-
-class Views(NamedTuple):
-    """Two views of each image of a batch."""
-
-    first: Float[Tensor, "b c h w"]
-    second: Float[Tensor, "b c h w"]
 
 
 def nt_xent(z0: Float[Tensor, "n d"], z1: Float[Tensor, "n d"], temperature: float) -> Float[Tensor, ""]:

@@ -77,6 +77,25 @@ def train(family, name, data, folder, seed=0, **numbers):
     return method, fitted
 
 
+def watch_teachers(kind, monkeypatch):
+    """Names of the parameters of no phase that `after_step` moves; it is an error if anything else moves one."""
+    taught, held, after_step = set(), {}, kind.after_step
+
+    def free(method):
+        owned = {id(parameter) for phase in method.phases for parameter in method.phase_parameters(phase)}
+        return {key: value.clone() for key, value in method.named_parameters() if id(value) not in owned}
+
+    def watched(method, progress):
+        before = free(method)
+        assert not held or all(torch.equal(value, held[key]) for key, value in before.items())
+        after_step(method, progress)
+        held.update(free(method))
+        taught.update(key for key, value in before.items() if not torch.equal(value, held[key]))
+
+    monkeypatch.setattr(kind, "after_step", watched)
+    return taught
+
+
 def read_points(folder):
     """Every point of a run but those of the machine's speed."""
     return [point for point in points.read(folder / "points.jsonl") if not point[0].startswith("system/")]
@@ -84,8 +103,9 @@ def read_points(folder):
 
 @pytest.mark.parametrize(("family", "name"), TRAINED)
 class TestTrainedMethod:
-    def test_one_loop_trains_it(self, family, name, blob_data, tmp_path):
+    def test_one_loop_trains_it(self, family, name, blob_data, tmp_path, monkeypatch):
         before = {key: value.clone() for key, value in build(family, name, blob_data).state_dict().items()}
+        taught = watch_teachers(catalogue.method_class(family, name), monkeypatch)
         method, fitted = train(family, name, blob_data, tmp_path)
         assert fitted.steps == 12
         assert math.isfinite(fitted.metrics["validation/loss"])
@@ -101,6 +121,7 @@ class TestTrainedMethod:
         owned = {id(p) for phase in method.phases for p in method.phase_parameters(phase)}
         for key, parameter in method.named_parameters():
             assert torch.equal(parameter, before[key]) == (id(parameter) not in owned), key
+            assert (key in changed) == (id(parameter) in owned or key in taught), key
 
     def test_every_owned_parameter_gets_a_finite_gradient(self, family, name, blob_data):
         method = build(family, name, blob_data)
@@ -159,7 +180,7 @@ class TestTrainedMethod:
             for kind in ("float32", precision)
         ]
         assert losses[0] != losses[1]
-        assert losses[1] == pytest.approx(losses[0], rel=0.25)
+        assert losses[1] == pytest.approx(losses[0], rel=0.25, abs=0.1)  # a mean cosine may be near 0
 
 
 @pytest.mark.parametrize(("family", "name"), METHODS)
@@ -314,7 +335,8 @@ class TestRanks:
         for key, value in method.state_dict().items():
             assert torch.equal(ranks[0]["weights"][key], ranks[1]["weights"][key]), key
             moved = (value - untrained[key]).double().norm()
-            assert (value - ranks[0]["weights"][key]).double().norm() <= 1e-3 * moved, key
+            # the floor is for rounding, where a norm takes away all that a bias before it could add
+            assert (value - ranks[0]["weights"][key]).double().norm() <= max(1e-3 * moved, 1e-6), key
         assert ranks[0]["metrics"] == ranks[1]["metrics"] == pytest.approx(fitted.metrics, rel=1e-4)
         logged = [read_points(file) for file in (tmp_path, ranked / name / "whole")]
         assert [point[:2] for point in logged[0]] == [point[:2] for point in logged[1]]

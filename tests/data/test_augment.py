@@ -173,6 +173,54 @@ def test_rotate90():
         spatial.rotate90(pictures(1, 3, 5, 7), turns[:1])
 
 
+@pytest.mark.parametrize(("h", "w"), [(8, 8), (5, 9), (12, 7), (1, 3)])
+def test_rotate(h, w):
+    degrees = torch.tensor([0.0, 90, 180, 270, -90, 360, 30, 45.5, -17.25, 123, 359.9, 721])
+    images = pictures(12, 3, h, w)
+
+    def turn(image, angle):
+        return reference.rotate(image, angle, interpolation=v2.InterpolationMode.BILINEAR)
+
+    torch.testing.assert_close(spatial.rotate(images, degrees), one_by_one(turn, images, degrees), **CLOSE)
+
+
+def test_rotate_goes_the_way_of_rotate90():
+    images, turns = pictures(4, 3, 7, 7), torch.arange(4)
+    torch.testing.assert_close(spatial.rotate(images, 90.0 * turns), spatial.rotate90(images, turns), **CLOSE)
+
+
+@pytest.mark.parametrize("c", [1, 3])
+def test_solarise(c):
+    images, applied = pictures(12, c), torch.arange(12) % 3 > 0
+    threshold = torch.linspace(0, 1, 12)
+    got = color.solarise(images, threshold, applied)
+    expected = one_by_one(reference.solarize, images, threshold)
+    torch.testing.assert_close(got[applied], expected[applied], **CLOSE)
+    assert torch.equal(got[~applied], images[~applied])
+    assert not torch.allclose(got[4], images[4])  # the threshold of 0.36 is felt
+
+
+def test_solarisation_comes_last_and_is_drawn_where_it_is_declared_only():
+    images, config = pictures(64, 3, 16, 16), AugmentConfig(solarise_prob=0.4, solarise_threshold=0.3)
+    generator, other = seeded(), seeded()
+    without = augment.simclr_view(images, AugmentConfig(), generator)
+    view = augment.simclr_view(images, config, other)
+    applied = torch.rand(64, generator=generator) < 0.4  # the one draw more
+    torch.testing.assert_close(view, color.solarise(without, torch.full((64,), 0.3), applied), **CLOSE)
+    assert torch.equal(generator.get_state(), other.get_state())
+    many = augment.simclr_sample(torch.zeros(20_000, 1, 8, 8), config, seeded()).solarised
+    assert float(many.applied.float().mean()) == pytest.approx(0.4, abs=0.015)
+
+
+def test_a_view_has_the_size_that_is_asked_for():
+    images, config = pictures(8, 3, 60, 40), AugmentConfig(blur_prob=1.0)
+    boxes, flipped, jitter, grey, blur, _ = augment.simclr_sample(images, config, seeded(), (24, 20))
+    assert blur.kernel_size == 3  # a tenth of the 24 pixels that go out
+    view = color.color_jitter(spatial.resized_crop(images, boxes, (24, 20), flipped), jitter)
+    view = spatial.gaussian_blur(color.greyscale(view, grey), *blur)
+    torch.testing.assert_close(augment.simclr_view(images, config, seeded(), (24, 20)), view, **CLOSE)
+
+
 @pytest.mark.parametrize(("h", "w"), [(6, 6), (5, 9)])
 def test_shift_is_a_crop_of_the_padded_image(h, w):
     p, images = 3, pictures(49, 3, h, w)
@@ -258,7 +306,8 @@ def test_views_happen_as_often_as_declared():
 
 def test_a_view_is_the_operations_one_after_the_other():
     images, config = pictures(16, 3, 32, 32), AugmentConfig()
-    boxes, flipped, jitter, grey, blur = augment.simclr_sample(images, config, seeded())
+    boxes, flipped, jitter, grey, blur, solarised = augment.simclr_sample(images, config, seeded())
+    assert solarised is None
     view = spatial.flip_horizontal(spatial.resized_crop(images, boxes, (32, 32)), flipped)
     view = color.greyscale(color.color_jitter(view, jitter), grey)
     view = spatial.gaussian_blur(view, *blur)
@@ -319,8 +368,10 @@ def test_nothing_waits_for_the_device():
             *augment.simclr_views(images, AugmentConfig(), generator),
             augment.shift_flip(images, ShiftFlipConfig(), generator),
             spatial.rotate90(images, torch.zeros(4, dtype=torch.long)),
+            spatial.rotate(images, torch.zeros(4)),
+            augment.simclr_view(images, AugmentConfig(solarise_prob=0.2), generator),
         ]
-    assert [value.shape for value in made] == [(4, 3, 32, 32)] * 4
+    assert [value.shape for value in made] == [(4, 3, 32, 32)] * 6
 
 
 def test_a_view_compiles_whole():

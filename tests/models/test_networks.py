@@ -381,3 +381,14 @@ def test_a_small_resnet_takes_what_its_three_stages_halve():
     models.build(small("resnet", depth=8), make_spec(1, 3, 3))  # 3, 2, 1
     with pytest.raises(ValueError, match=r"^resnet: layer3: .* got 1x1; prepare larger images$"):
         models.build(small("resnet", depth=8), make_spec(1, 2, 2))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (7, 5), (12, 12)])
+def test_a_network_takes_the_size_that_it_names(name, size):
+    network = models.build(small(name), make_spec(1, 16, 16)).eval()
+    assert network.nearest_size((16, 16)) == (16, 16)
+    nearest = network.nearest_size(size)
+    assert network(torch.rand(2, 1, *nearest)).shape == (2, network.feature_dim)
+    if name in ("cnn", "resnet", "vit") and min(size) >= 5:
+        assert max(abs(found - asked) for found, asked in zip(nearest, size, strict=True)) <= 2

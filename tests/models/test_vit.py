@@ -76,6 +76,25 @@ def test_the_order_of_patches_matters():
     assert (network(images) - network(swapped)).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("pooling", ["mean", "class_token"])
+def test_positions_are_interpolated_to_another_size_as_in_dinos_code(pooling):
+    network = build(pooling=pooling)
+    assert network._positions((2, 3)) is network.positions  # bit for bit as ever
+    tokens = network.positions.shape[1] - 6
+    learnt = network.positions[:, tokens:].reshape(1, 2, 3, DIM).permute(0, 3, 1, 2)
+    for grid in ((1, 2), (3, 3), (4, 1)):
+        theirs = F.interpolate(learnt, grid, mode="bicubic", align_corners=False).permute(0, 2, 3, 1).flatten(1, 2)
+        got = network._positions(grid)
+        torch.testing.assert_close(got[:, tokens:], theirs, rtol=1e-6, atol=1e-8)
+        assert torch.equal(got[:, :tokens], network.positions[:, :tokens])
+        assert network(torch.rand(2, 2, 4 * grid[0], 4 * grid[1], dtype=torch.float64)).shape == (2, DIM)
+
+
+def test_the_nearest_size_is_of_whole_patches():
+    sizes = {(8, 12): (8, 12), (5, 7): (4, 8), (1, 1): (4, 4), (20, 9): (20, 8)}
+    assert {size: build().nearest_size(size) for size in sizes} == sizes
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"^vit: patch_size must divide both sides of the 8x12 images; got 3$"):
         build(patch_size=3)
