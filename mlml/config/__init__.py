@@ -20,7 +20,7 @@ from mlml.config.layers import (
     PReLUActivation,
     SwishActivation,
 )
-from mlml.config.network import DenseEncoderConfig, EncoderConfig, NetworkConfig
+from mlml.config.network import DenseEncoderConfig, EncoderConfig, NetworkConfig, TokenEncoderConfig
 from mlml.config.optimizers import (
     AdaGradConfig,
     AdamConfig,
@@ -116,6 +116,7 @@ __all__ = [
     "StepSchedule",
     "StudyConfig",
     "SwishActivation",
+    "TokenEncoderConfig",
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
