@@ -4,15 +4,15 @@ Notation: n patches of an image, p = patch_size^2 c numbers each; m of them visi
 the widths of encoder and decoder. An order (b, n) tells the patches of each image by number, the visible ones first.
 """
 
-from typing import NamedTuple, cast
+from typing import Annotated, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from mlml import distributed, models
-from mlml.config import AugmentConfig, Declared, Fraction, TokenEncoderConfig, TrainConfig
+from mlml.config import AugmentConfig, Declared, Fraction, Probability, TokenEncoderConfig, TrainConfig
 from mlml.data.augment import simclr_view
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
@@ -25,6 +25,18 @@ EPSILON = 1e-6
 
 GREY = 0.5
 """What stands for a masked patch in a picture."""
+
+
+class CropFlip(Declared):
+    """Crop at random to the image's size, and mirror at random.
+
+    Attributes:
+        min_area: of the crop, as a fraction of the image's; the largest is the image.
+        flip_prob: 0 for images with text or digits.
+    """
+
+    min_area: Annotated[float, Field(gt=0, le=1)] = 0.2
+    flip_prob: Probability = 0.5
 
 
 class Masked(NamedTuple):
@@ -68,7 +80,7 @@ class MAE(Method):
         decoder_depth: PositiveInt | None = None
         normalise_targets: bool = False
         learnt_positions: bool = False
-        augment: AugmentConfig = AugmentConfig(crop_scale=(0.2, 1.0), jitter_prob=0.0, grey_prob=0.0, blur_prob=0.0)
+        augment: CropFlip = CropFlip()
 
     config: Config
 
@@ -85,6 +97,10 @@ class MAE(Method):
         depth = max(1, vit.depth // 3) if config.decoder_depth is None else config.decoder_depth
         p = vit.patch_size**2 * spec.channels
         self._refuse_misfits(n, p, dim)
+        crop = (config.augment.min_area, 1.0)
+        self.views = AugmentConfig(
+            crop_scale=crop, flip_prob=config.augment.flip_prob, jitter_prob=0.0, grey_prob=0.0, blur_prob=0.0
+        )
         if not config.learnt_positions:
             with torch.no_grad():
                 self._tokens.positions.copy_(self._fixed_positions(vit.dim))
@@ -131,7 +147,7 @@ class MAE(Method):
         return [parameter for parameter in self.parameters() if parameter is not fixed]
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Masked:
-        images = simclr_view(batch.images, self.config.augment, generator) if self.training else batch.images
+        images = simclr_view(batch.images, self.views, generator) if self.training else batch.images
         return Masked(images, self.draw_order(len(images), generator))
 
     def draw_order(self, num_images: int, generator: torch.Generator) -> Int[Tensor, "b n"]:

@@ -154,6 +154,10 @@ def test_evaluation_masks_whole_images():
     assert torch.equal(batch.images, IMAGES)
     trained = method.train().augment(Batch(IMAGES, torch.zeros(3)), torch.Generator().manual_seed(0))
     assert not torch.equal(trained.images, IMAGES)
+    whole = mae(augment={"min_area": 1.0, "flip_prob": 1.0}, spec=make_spec(2, 8, 8)).train()
+    square = IMAGES[..., :8]
+    mirrored = whole.augment(Batch(square, torch.zeros(3)), torch.Generator().manual_seed(0)).images
+    torch.testing.assert_close(mirrored, square.flip(3))  # nothing but the crop and the mirror
 
 
 def test_another_network_is_refused():
