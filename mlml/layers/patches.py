@@ -3,6 +3,7 @@
 Notation: n patches of s x s pixels, `grid` rows and columns of them; p = s^2 c numbers of each.
 """
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,11 +15,15 @@ def rows(values: Float[Tensor, "b n d"], index: Int[Tensor, "b m"]) -> Float[Ten
 
 def patchify(images: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor, "b n p"]:
     """Cut images into patches, row by row; the numbers of one are by row, column and channel."""
-    grid = images.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))  # (b, c, rows, s, columns, s)
+    grid = torch.unflatten(
+        torch.unflatten(images, 3, (-1, patch_size)), 2, (-1, patch_size)
+    )  # (b, c, rows, s, columns, s)
     return grid.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 
 def unpatchify(patches: Float[Tensor, "b n p"], grid: tuple[int, int], patch_size: int) -> Float[Tensor, "b c h w"]:
     """Put the patches of `patchify` together again."""
-    parts = patches.unflatten(2, (patch_size, patch_size, -1)).unflatten(1, grid)  # (b, rows, columns, s, s, c)
+    parts = torch.unflatten(
+        torch.unflatten(patches, 2, (patch_size, patch_size, -1)), 1, grid
+    )  # (b, rows, columns, s, s, c)
     return parts.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

@@ -69,7 +69,7 @@ class Autoencoding(Method):
         z0, z1 = self.encode(first), self.encode(last)
         t = torch.linspace(0, 1, steps, device=z0.device)[None, :, None]  # (1, s, 1)
         z = (1 - t) * z0[:, None] + t * z1[:, None]  # (b, s, k)
-        return self.decode(z.flatten(0, 1)).unflatten(0, (len(z0), steps))
+        return torch.unflatten(self.decode(z.flatten(0, 1)), 0, (len(z0), steps))
 
     def illustrate(self, images: Float[Tensor, "b c h w"], generator: torch.Generator) -> dict[str, Tensor]:
         """Pictures in [0, 1]: images, and their reconstructions."""

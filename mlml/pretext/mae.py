@@ -83,6 +83,7 @@ class MAE(Method):
         augment: CropFlip = CropFlip()
 
     config: Config
+    positions: Tensor
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -109,8 +110,6 @@ class MAE(Method):
         self.register_buffer("positions", self._fixed_positions(dim))
         self.decoder = transformer(dim, vit.num_heads, round(dim * vit.mlp_ratio), 0.0, depth)
         self.to_pixels = nn.Linear(dim, p)
-
-    positions: Tensor
 
     @property
     def _tokens(self) -> models.Tokens:
@@ -205,7 +204,7 @@ class MAE(Method):
         return {"masked": masked, "filled": filled.clamp(0, 1), "truth": images}
 
     def _pixels_of(self, patches: Bool[Tensor, "b n"]) -> Bool[Tensor, "b 1 h w"]:
-        grid = patches.unflatten(1, self.grid)[:, None]
+        grid = torch.unflatten(patches, 1, self.grid)[:, None]
         return grid.repeat_interleave(self.patch_size, 2).repeat_interleave(self.patch_size, 3)
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:

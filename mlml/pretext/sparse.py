@@ -52,8 +52,8 @@ def kl_sparsity(logits: Float[Tensor, "n k"], target: float) -> Float[Tensor, ""
     if not 0 < target < 1:
         raise ValueError(f"kl_sparsity: the target must be in (0, 1); got {target}")
     logits = logits.float()
-    log_on = F.logsigmoid(logits).logsumexp(0) - math.log(len(logits))  # (k,), log rho_j
-    log_off = F.logsigmoid(-logits).logsumexp(0) - math.log(len(logits))  # (k,), log(1 - rho_j)
+    log_on: Tensor = F.logsigmoid(logits).logsumexp(0) - math.log(len(logits))  # (k,), log rho_j
+    log_off: Tensor = F.logsigmoid(-logits).logsumexp(0) - math.log(len(logits))  # (k,), log(1 - rho_j)
     return (target * (math.log(target) - log_on) + (1 - target) * (math.log1p(-target) - log_off)).sum()
 
 
@@ -78,7 +78,7 @@ class Dictionary(nn.Module):
 
     def forward(self, codes: Float[Tensor, "b k"]) -> Float[Tensor, "b c h w"]:
         """Logits of the pixels; their sigmoid is an image in [0, 1]."""
-        return F.linear(codes, self.columns(), self.linear.bias).unflatten(1, self.shape)
+        return torch.unflatten(F.linear(codes, self.columns(), self.linear.bias), 1, self.shape)
 
 
 class Sparse(Autoencoding):

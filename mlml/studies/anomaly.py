@@ -95,7 +95,7 @@ class Anomaly:
                 if seed == subject.seeds[0]:
                     shown[str(row["class"])] = seen
         table = pd.DataFrame(rows)
-        metrics = {int(seed): _metrics(part) for seed, part in table.groupby("seed", sort=False)}
+        metrics = {seed: _metrics(table[table["seed"] == seed]) for seed in subject.seeds}
         pictures = {"auroc": partial(plot, table), "best and worst images": partial(sheet, shown)}
         return Findings(metrics, table, pictures, sentences(subject.name, table))
 
