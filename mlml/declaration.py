@@ -339,6 +339,9 @@ def _reference_faults(
         )
         if needs and experiment.dataset in data:
             targets = catalogue.class_constant(folder, experiment.method, "targets", "labels")
+        needed = "labels" if experiment.family in ("supervised", "probe") else None
+        targets = catalogue.class_constant(catalogue.SECTIONS[experiment.family], experiment.method, "targets", needed)
+        if targets is not None and experiment.dataset in data:
             dataset = data[experiment.dataset]
             if not (dataset.masked if targets == "masks" else dataset.labelled):
                 found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")

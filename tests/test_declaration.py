@@ -285,8 +285,11 @@ def test_unlabelled_data_is_refused_where_labels_are_needed(content):
     content["data"]["photos"] = {"source": "photos"}
     content["supervised"]["classifier"]["dataset"] = "photos"
     content["pretext"]["simclr"]["dataset"] = "photos"
+    study = {"experiment": "simclr", "dataset": "photos"}
+    content["study"] = {"found": {"method": "anomaly", **study}, "around": {"method": "loss_landscape", **study}}
     assert "supervised.classifier.dataset: needs labels, but 'photos' has none" in found(content)
-    assert not any(fault.startswith("pretext.") for fault in found(content))
+    assert "study.found.dataset: needs labels, but 'photos' has none" in found(content)
+    assert not any(fault.startswith(("pretext.", "study.around.dataset")) for fault in found(content))
 
 
 @pytest.mark.parametrize("source", [{"source": "digits"}, {"source": "folder", "path": "data/raw/x", "channels": 1}])

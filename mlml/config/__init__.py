@@ -22,7 +22,7 @@ from mlml.config.layers import (
     PReLUActivation,
     SwishActivation,
 )
-from mlml.config.network import DenseEncoderConfig, EncoderConfig, NetworkConfig
+from mlml.config.network import DenseEncoderConfig, EncoderConfig, NetworkConfig, TokenEncoderConfig
 from mlml.config.optimizers import (
     AdaGradConfig,
     AdamConfig,
@@ -120,6 +120,7 @@ __all__ = [
     "StepSchedule",
     "StudyConfig",
     "SwishActivation",
+    "TokenEncoderConfig",
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",

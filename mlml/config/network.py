@@ -45,11 +45,16 @@ EncoderConfig = Annotated[SerializeAsAny[NetworkConfig], WrapValidator(_network)
 """Field type of a method that has an encoder: a mapping that names a network of mlml/models and its numbers."""
 
 
-def _dense(network: NetworkConfig) -> NetworkConfig:
-    """Refuse a network that tells of images alone."""
+def _networks_that(attribute: str) -> list[str]:
+    """Names of the networks whose class says so."""
     from mlml import catalogue
 
-    known = [name for name in catalogue.names("models") if catalogue.class_constant("models", name, "is_dense", False)]
+    return [name for name in catalogue.names("models") if catalogue.class_constant("models", name, attribute, False)]
+
+
+def _dense(network: NetworkConfig) -> NetworkConfig:
+    """Refuse a network that tells of images alone."""
+    known = _networks_that("is_dense")
     if network.network not in known:
         raise ValueError(f"must be a network that tells of every pixel ({', '.join(known)}); got {network.network!r}")
     return network
@@ -57,3 +62,15 @@ def _dense(network: NetworkConfig) -> NetworkConfig:
 
 DenseEncoderConfig = Annotated[EncoderConfig, AfterValidator(_dense)]
 """Field type of a method whose encoder tells of every pixel: a network whose class says `is_dense = True`."""
+
+
+def _of_tokens(network: NetworkConfig) -> NetworkConfig:
+    """Refuse a network that cannot leave patches out."""
+    known = _networks_that("has_tokens")
+    if network.network not in known:
+        raise ValueError(f"must be a network of patches' tokens ({', '.join(known)}); got {network.network!r}")
+    return network
+
+
+TokenEncoderConfig = Annotated[EncoderConfig, AfterValidator(_of_tokens)]
+"""Field type of a method whose encoder sees some patches only: a network whose class says `has_tokens = True`."""

@@ -56,6 +56,30 @@ class Dense(Protocol):
         ...
 
 
+class Tokens(Protocol):
+    """A network that also runs on some patches of an image; its class says so by `has_tokens = True`.
+
+    Attributes:
+        positions: one for each class token, then for each patch, row by row, (1, t, d).
+        num_class_tokens: how many tokens stand before those of the patches.
+        config: has the numbers `patch_size`, `dim`, `depth`, `num_heads` and `mlp_ratio` of a vision transformer.
+    """
+
+    positions: nn.Parameter
+    config: Any
+
+    @property
+    def num_class_tokens(self) -> int: ...
+
+    def tokens(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Tokens of all patches of images in [0, 1], row by row: each of its patch alone, plus its position."""
+        ...
+
+    def encode_tokens(self, tokens: Float[Tensor, "b m d"]) -> Float[Tensor, "b t d"]:
+        """Features of some of these tokens, those of the class tokens first."""
+        ...
+
+
 def halved(layer: str, size: tuple[int, int], way_out: str) -> tuple[int, int]:
     """Return the size after a layer of stride 2 with the padding that keeps every pixel.
 

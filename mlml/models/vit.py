@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mlml.config import BelowOne, NetworkConfig
 from mlml.data.dataset import DataSpec
+from mlml.layers.transformer import transformer
 from mlml.models._network import Network
 
 
@@ -45,6 +46,8 @@ class ViT(Network):
         pooling: Literal["class_token", "mean"] = "mean"
         dropout_prob: BelowOne = 0.0
 
+    has_tokens = True
+
     config: Config
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -59,23 +62,8 @@ class ViT(Network):
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, config.dim), std=0.02))
             num_tokens += 1
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_tokens, config.dim), std=0.02))
-        block = nn.TransformerEncoderLayer(
-            config.dim,
-            config.num_heads,
-            round(config.dim * config.mlp_ratio),
-            config.dropout_prob,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
-        norm = nn.LayerNorm(config.dim)
-        self.blocks = nn.TransformerEncoder(block, config.depth, norm, enable_nested_tensor=False)
-        for layer in self.blocks.layers:  # torch copies the first; each is to begin with weights of its own
-            for module in layer.modules():
-                if isinstance(module, nn.MultiheadAttention):
-                    module._reset_parameters()
-                elif isinstance(module, nn.Linear):
-                    module.reset_parameters()
+        hidden = round(config.dim * config.mlp_ratio)
+        self.blocks = transformer(config.dim, config.num_heads, hidden, config.dropout_prob, config.depth)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         patches = self.patches(self.normalize(images))  # (b, d, h_p, w_p)
@@ -100,6 +88,27 @@ class ViT(Network):
         splines = torch.eye(num_patches, dtype=learnt.dtype, device=learnt.device).view(1, num_patches, *self.grid)
         splines = F.interpolate(splines, tuple(grid), mode="bicubic", align_corners=False)[0]  # (n, h_p, w_p)
         return torch.cat([own, splines.flatten(1).T @ learnt], 1)
+        tokens = self.encode_tokens(self.tokens(images))  # (b, t, d)
+        features: Tensor = tokens.mean(1) if self.class_token is None else tokens[:, 0]
+        return features
+
+    def tokens(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+        """Tokens of all patches, row by row: each a function of its patch alone, plus its position (Eq. 1)."""
+        patches: Tensor = self.patches(self.normalize(images)).flatten(2).transpose(1, 2)  # (b, n, d)
+        return patches + self.positions[:, self.num_class_tokens :]
+
+    def encode_tokens(self, tokens: Float[Tensor, "b m d"]) -> Float[Tensor, "b t d"]:
+        """Pass the tokens of some patches, or of all, through the blocks; the class token, if any, comes first."""
+        if self.class_token is not None:
+            first = self.class_token + self.positions[:, :1]
+            tokens = torch.cat([first.expand(len(tokens), -1, -1), tokens], 1)  # (b, t, d)
+        encoded: Tensor = self.blocks(tokens)
+        return encoded
+
+    @property
+    def num_class_tokens(self) -> int:
+        """How many tokens stand before those of the patches."""
+        return 0 if self.class_token is None else 1
 
 
 def _refuse_misfits(config: ViT.Config, spec: DataSpec) -> None:

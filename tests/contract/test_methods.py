@@ -4,11 +4,13 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
 from blobs import write_prepared
+from pydantic import TypeAdapter, ValidationError
 
 from mlml import catalogue, model_folder, points
 from mlml.config import DeclarationError
@@ -37,13 +39,24 @@ TRAIN = {
 COLOUR = [name for family, name in METHODS if catalogue.class_constant(family, name, "channels", None) == 3]
 
 PERCEPTRON = {"network": "mlp", "hidden_widths": [16, 16]}
+VIT = {"network": "vit", "patch_size": 4, "dim": 16, "depth": 2, "num_heads": 2}
+
+
+def smallest_encoder(field):
+    """A perceptron, or a transformer for a method whose field takes no other."""
+    try:
+        TypeAdapter(Annotated[field.annotation, *field.metadata]).validate_python(PERCEPTRON)
+    except ValidationError:
+        return VIT
+    return PERCEPTRON
 
 
 def entry(family: str, name: str, **train) -> dict:
     """The smallest entry of a method: what it requires, and nothing else."""
     fields = catalogue.config_class(family, name).model_fields
     masked = catalogue.class_constant(family, name, "targets", "labels") == "masks"
-    encoder = {"network": "unet", "width": 4, "num_stages": 2} if masked else PERCEPTRON
+    unet = {"network": "unet", "width": 4, "num_stages": 2}
+    encoder = unet if masked else smallest_encoder(fields["encoder"]) if "encoder" in fields else None
     given = {"encoder": encoder, "train": {**TRAIN, **train}}
     return {"method": name, "dataset": "blobs", **{key: value for key, value in given.items() if key in fields}}
 
