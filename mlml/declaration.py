@@ -337,10 +337,7 @@ def _reference_faults(
             experiment.family == "pretext"
             and catalogue.class_constant(folder, experiment.method, "reads_labels", False)
         )
-        if needs and experiment.dataset in data:
-            targets = catalogue.class_constant(folder, experiment.method, "targets", "labels")
-        needed = "labels" if experiment.family in ("supervised", "probe") else None
-        targets = catalogue.class_constant(catalogue.SECTIONS[experiment.family], experiment.method, "targets", needed)
+        targets = catalogue.class_constant(folder, experiment.method, "targets", "labels" if needs else None)
         if targets is not None and experiment.dataset in data:
             dataset = data[experiment.dataset]
             if not (dataset.masked if targets == "masks" else dataset.labelled):

@@ -53,7 +53,7 @@ def measure(method: Method, train: Batches, validation: Batches) -> dict[str, fl
     method.eval()
     spread = torch.linspace(0, train.size - 1, min(train.size, BANK), dtype=torch.float64).round().long()
     with distributed.alone():
-        bank, labels = _encoded(method, train, list(spread.split(train.batch_size)))
+        bank, labels = _encoded(method, train, list(torch.split(spread, train.batch_size)))
         queries, truth = _encoded(method, validation, validation.in_order())
     predicted = vote(bank, labels, queries, int(labels.max()) + 1, NEIGHBOURS, TEMPERATURE)
     return {"online/knn_accuracy": float((predicted == truth).double().mean())}

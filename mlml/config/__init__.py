@@ -1,10 +1,8 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
-from mlml.config.data import AugmentConfig, DataEntry, ShiftFlipConfig
-from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
 from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
-from mlml.config.declared import BelowOne, Declared, Fraction, Probability
+from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
 from mlml.config.layers import (
     ActivationConfig,
     ConstantInitialiser,

@@ -66,36 +66,15 @@ class ViT(Network):
         self.blocks = transformer(config.dim, config.num_heads, hidden, config.dropout_prob, config.depth)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        patches = self.patches(self.normalize(images))  # (b, d, h_p, w_p)
-        tokens, positions = patches.flatten(2).transpose(1, 2), self._positions(patches.shape[2:])  # (b, n, d)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)  # (b, t, d)
-        tokens = self.blocks(tokens + positions)  # (b, t, d)
-        features: Tensor = tokens.mean(1) if self.class_token is None else tokens[:, 0]
-        return features
-
-    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        patch = self.config.patch_size
-        return max(1, round(size[0] / patch)) * patch, max(1, round(size[1] / patch)) * patch
-
-    def _positions(self, grid: Sequence[int]) -> Float[Tensor, "1 t d"]:
-        """Positions of the tokens of an image of height x width patches; the class token keeps its own."""
-        if tuple(grid) == self.grid:
-            return self.positions
-        num_patches = self.grid[0] * self.grid[1]
-        own, learnt = self.positions.tensor_split([-num_patches], 1)  # (1, t - n, d), (1, n, d)
-        # a product with the weights of the splines: torch's gradient of `interpolate` differs from run to run on a GPU
-        splines = torch.eye(num_patches, dtype=learnt.dtype, device=learnt.device).view(1, num_patches, *self.grid)
-        splines = F.interpolate(splines, tuple(grid), mode="bicubic", align_corners=False)[0]  # (n, h_p, w_p)
-        return torch.cat([own, splines.flatten(1).T @ learnt], 1)
         tokens = self.encode_tokens(self.tokens(images))  # (b, t, d)
         features: Tensor = tokens.mean(1) if self.class_token is None else tokens[:, 0]
         return features
 
     def tokens(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         """Tokens of all patches, row by row: each a function of its patch alone, plus its position (Eq. 1)."""
-        patches: Tensor = self.patches(self.normalize(images)).flatten(2).transpose(1, 2)  # (b, n, d)
-        return patches + self.positions[:, self.num_class_tokens :]
+        patches = self.patches(self.normalize(images))  # (b, d, h_p, w_p)
+        tokens: Tensor = patches.flatten(2).transpose(1, 2) + self._patch_positions(patches.shape[2:])
+        return tokens
 
     def encode_tokens(self, tokens: Float[Tensor, "b m d"]) -> Float[Tensor, "b t d"]:
         """Pass the tokens of some patches, or of all, through the blocks; the class token, if any, comes first."""
@@ -109,6 +88,21 @@ class ViT(Network):
     def num_class_tokens(self) -> int:
         """How many tokens stand before those of the patches."""
         return 0 if self.class_token is None else 1
+
+    def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        patch = self.config.patch_size
+        return max(1, round(size[0] / patch)) * patch, max(1, round(size[1] / patch)) * patch
+
+    def _patch_positions(self, grid: Sequence[int]) -> Float[Tensor, "1 n d"]:
+        """Positions of the patches of an image of height x width patches."""
+        learnt = self.positions[:, self.num_class_tokens :]
+        if tuple(grid) == self.grid:
+            return learnt
+        num_patches = self.grid[0] * self.grid[1]
+        # a product with the weights of the splines: torch's gradient of `interpolate` differs from run to run on a GPU
+        splines = torch.eye(num_patches, dtype=learnt.dtype, device=learnt.device).view(1, num_patches, *self.grid)
+        splines = F.interpolate(splines, tuple(grid), mode="bicubic", align_corners=False)[0]  # (n, h_p, w_p)
+        return splines.flatten(1).T @ learnt
 
 
 def _refuse_misfits(config: ViT.Config, spec: DataSpec) -> None:

@@ -25,8 +25,8 @@ PAPERS_PERMUTATIONS = 1000
 class Puzzles(NamedTuple):
     """Shuffled tiles of each image, and which of the permutations each is."""
 
-    tiles: Float[Tensor, "b n c s s"]  # position j holds tile permutations[index][j]
-    index: Int[Tensor, " b"]
+    tiles: Float[Tensor, "b n c s s"]  # position j holds tile permutations[order][j]
+    order: Int[Tensor, " b"]
 
 
 class Jigsaw(Method):
@@ -112,14 +112,14 @@ class Jigsaw(Method):
                 drawn = torch.rand(distributed.total(len(images)), generator=generator, device=generator.device)
                 images = greyscale(images, distributed.share(drawn) < self.config.grey_prob)
         places = tiles.sample_places(len(images), self.size, self.tile, self.config.grid, generator)
-        index = self._draw(len(images), generator)
-        shuffled = tiles.arranged(tiles.cut(images, *places, self.tile), self.permutations[index])
-        return Puzzles(self._as_input(shuffled), index)
+        order = self._draw(len(images), generator)
+        shuffled = tiles.arranged(tiles.cut(images, *places, self.tile), self.permutations[order])
+        return Puzzles(self._as_input(shuffled), order)
 
     def forward(self, batch: Puzzles, phase: str) -> Output:
         logits = self._logits(batch.tiles)  # (b, N)
-        accuracy = (logits.argmax(1) == batch.index).float().mean()
-        return Output(F.cross_entropy(logits, batch.index), {"accuracy": accuracy})
+        accuracy = (logits.argmax(1) == batch.order).float().mean()
+        return Output(F.cross_entropy(logits, batch.order), {"accuracy": accuracy})
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of whole images in [0, 1]."""

@@ -57,10 +57,10 @@ def vicreg(z0: Float[Tensor, "n d"], z1: Float[Tensor, "n d"], gamma: float = 1.
     if n < 2:
         raise ValueError(f"vicreg: needs at least 2 images for a variance; got {n}; raise train.batch_size")
     with torch.autocast(z0.device.type, enabled=False):  # it would shorten the products of a float32 loss
-        views = [z.float() for z in (z0, z1)]
+        z0, z1 = views = z0.float(), z1.float()
         variance = sum((F.relu(gamma - _deviation(z)).mean() for z in views), start=views[0].new_zeros(()))
         covariance = sum((_covariance(z) for z in views), start=views[0].new_zeros(()))
-        return Terms(F.mse_loss(*views), variance, covariance)
+        return Terms(F.mse_loss(z0, z1), variance, covariance)
 
 
 def _deviation(z: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:

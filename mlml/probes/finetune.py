@@ -48,7 +48,7 @@ class FineTuned(Method):
         self.progress: Tensor
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self.done = 0.0  # the same number, for which no GPU is waited for
-        self.register_load_state_dict_post_hook(_recall)
+        self.register_load_state_dict_post_hook(_recall)  # type: ignore[no-untyped-call]
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         if not self.training:
@@ -77,7 +77,8 @@ class FineTuned(Method):
     def opening(self, place: int) -> float:
         """Share of the run after which the group at a place, 0 the first, learns: the last after the warm-up."""
         behind = len(self.groups) - 1 - place
-        return self.config.frozen_share + self.config.unfreezing_share * behind / max(len(self.groups) - 1, 1)
+        share: float = behind / max(len(self.groups) - 1, 1)
+        return float(self.config.frozen_share + self.config.unfreezing_share * share)
 
     def _open(self) -> None:
         """Let the groups learn whose time has come."""

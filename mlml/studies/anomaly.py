@@ -5,7 +5,7 @@ Notation: n test images; the error of an image is the mean squared difference be
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -168,7 +168,9 @@ class WithoutClass(PreparedData):
             return whole
         kept = np.flatnonzero(_labels(whole) != self.number)
         parts = {key: part for key, part in whole._asdict().items() if part is not None}
-        picked = {key: [p[i] for i in kept] if isinstance(p, list) else p[kept] for key, p in parts.items()}
+        picked: dict[str, Any] = {
+            key: [p[i] for i in kept] if isinstance(p, list) else p[kept] for key, p in parts.items()
+        }
         return whole._replace(**picked)
 
 
@@ -244,8 +246,9 @@ def plot(table: pd.DataFrame, theme: Theme) -> Figure:
         for place, name in enumerate(names):
             rows = table[table["class"] == name]
             summary = summarise(dict(zip(rows["seed"], rows["auroc"], strict=True)))
-            axes.errorbar(summary["mean"], place, xerr=summary["interval95"] or 0.0, color=theme.series[0], alpha=0.55)
-            axes.plot(summary["mean"], place, "o", color=theme.series[0], markersize=7)
+            mean = float(rows["auroc"].mean())
+            axes.errorbar(mean, place, xerr=summary["interval95"] or 0.0, color=theme.series[0], alpha=0.55)
+            axes.plot(mean, place, "o", color=theme.series[0], markersize=7)
             axes.plot(rows["auroc"], [place] * len(rows), ".", color=theme.series[0], alpha=0.6)
         axes.axvline(CHANCE, color=theme.muted, linewidth=1, linestyle=(0, (2, 2)), label="chance")
         axes.set_yticks(range(len(names)), names)

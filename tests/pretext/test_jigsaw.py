@@ -25,9 +25,9 @@ def test_a_puzzle_holds_the_normalised_tiles_in_the_order_of_its_permutation():
     images = batch().images
     puzzles = method.augment(Batch(images, torch.zeros(4)), torch.Generator().manual_seed(1))
     assert puzzles.tiles.shape == (4, 9, 3, 9, 9)
-    assert len(set(puzzles.index.tolist())) > 1
+    assert len(set(puzzles.order.tolist())) > 1
     for i, j in np.ndindex(4, 9):
-        row, column = divmod(int(method.permutations[puzzles.index[i], j]), 3)
+        row, column = divmod(int(method.permutations[puzzles.order[i], j]), 3)
         tile = images[i, :, 3 * row : 3 * row + 3, 3 * column : 3 * column + 3]
         expected = torch.stack([(c - c.mean()) / c.std(correction=0) for c in tile])
         expected = torch.nn.functional.interpolate(expected[None], (9, 9), mode="bilinear")[0]
@@ -39,15 +39,15 @@ def test_the_loss_is_that_of_the_same_encoder_on_every_tile():
     puzzles = method.augment(batch(), torch.Generator().manual_seed(1))
     output = method(puzzles, "train")
     logits = method.head(torch.cat([method.encoder(puzzles.tiles[:, j]) for j in range(9)], 1))
-    expected = [-logits[i].log_softmax(0)[k] for i, k in enumerate(puzzles.index)]
+    expected = [-logits[i].log_softmax(0)[k] for i, k in enumerate(puzzles.order)]
     assert float(output.loss.detach()) == pytest.approx(float(torch.stack(expected).mean().detach()), rel=1e-5)
-    assert float(output.metrics["accuracy"]) == float((logits.argmax(1) == puzzles.index).float().mean())
+    assert float(output.metrics["accuracy"]) == float((logits.argmax(1) == puzzles.order).float().mean())
 
 
 def test_one_image_has_many_puzzles_in_training():
     method = build(grey_prob=0.0, tile_fraction=0.7)
     first, second = (method.augment(batch(), torch.Generator().manual_seed(s)) for s in (1, 2))
-    assert not torch.equal(first.index, second.index)
+    assert not torch.equal(first.order, second.order)
     assert not torch.equal(first.tiles.sort(1).values, second.tiles.sort(1).values)  # the places in the cells differ
 
 
