@@ -91,7 +91,7 @@ def test_positions_are_interpolated_to_another_size_as_in_dinos_code(pooling):
 
 
 def test_the_nearest_size_is_of_whole_patches():
-    sizes = {(8, 12): (8, 12), (5, 7): (4, 8), (1, 1): (4, 4), (20, 9): (20, 8)}
+    sizes = {(8, 12): (8, 12), (5, 7): (4, 8), (7, 5): (8, 4), (1, 1): (4, 4), (20, 9): (20, 8)}
     assert {size: build().nearest_size(size) for size in sizes} == sizes
 
 
