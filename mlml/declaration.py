@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mlml import catalogue
-from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, parse, suggest
+from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, overridden, parse, suggest
 
 FAMILIES = ("supervised", "pretext", "probe", "generative", "search", "study", "illustration")
 """Sections whose entries are experiments."""
@@ -486,26 +486,3 @@ def _search_faults(
                 found += [f"{where}.space.{path}: {value!r} does not fit: {fault}" for fault in error.faults]
                 break
     return found
-
-
-def overridden(entry: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of an entry with the values at some dotted paths replaced; mappings on the way are made.
-
-    Raises:
-        DeclarationError: a path leads through a value that is no mapping.
-    """
-    result: dict[str, Any] = _copy(entry)
-    for path, value in overrides.items():
-        *parents, last = path.split(".")
-        node = result
-        for depth, parent in enumerate(parents, 1):
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                inside = ".".join(parents[:depth])
-                raise DeclarationError([f"{path}: '{inside}' must be a mapping to hold it; got {node!r}"])
-        node[last] = value
-    return result
-
-
-def _copy(node: Any) -> Any:
-    return {key: _copy(value) for key, value in node.items()} if isinstance(node, Mapping) else node

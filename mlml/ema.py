@@ -5,7 +5,7 @@ from torch import nn
 
 
 @torch.no_grad()
-def ema_update(average: nn.Module, model: nn.Module, decay: float, *, buffers: bool = True) -> None:
+def ema_update(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the parameters of `average` towards those of `model`, and copy the buffers.
 
     Parameters become decay * average + (1 - decay) * model (section 2 of the paper). Buffers, such as the running
@@ -15,7 +15,6 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float, *, buffers: b
         average: a copy of `model` that was made before training.
         model: the trained one; is not changed.
         decay: in [0, 1].
-        buffers: false leaves those of `average` as they are: a teacher's batch norm has statistics of its own passes.
 
     Raises:
         ValueError: the decay is out of range, or the two modules have different parameters or buffers.
@@ -29,5 +28,5 @@ def ema_update(average: nn.Module, model: nn.Module, decay: float, *, buffers: b
         raise ValueError(f"ema: the average must be a copy of the model; it differs in {', '.join(differing)}")
     if targets:
         torch._foreach_lerp_(list(targets.values()), [sources[name] for name in targets], 1 - decay)
-    if buffers and old_buffers:
+    if old_buffers:
         torch._foreach_copy_(list(old_buffers.values()), [new_buffers[name] for name in old_buffers])

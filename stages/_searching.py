@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mlml import catalogue, declaration
-from mlml.config import SearchConfig
+from mlml.config import SearchConfig, overridden
 from mlml.data.dataset import PreparedData
 from mlml.declaration import Experiment
 from mlml.search._outputs import write_outputs
@@ -94,7 +94,7 @@ def run_trial(
         SearchError: the experiment does not measure the metric.
     """
     metric: str = search.config.metric
-    experiment = declaration.resolve(target.family, target.name, declaration.overridden(target.raw, overrides))
+    experiment = declaration.resolve(target.family, target.name, overridden(target.raw, overrides))
 
     def measure(metrics: dict[str, float]) -> float:
         if metric not in metrics:

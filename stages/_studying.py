@@ -3,6 +3,7 @@
 from functools import partial
 
 from mlml import catalogue, declaration, model_folder
+from mlml.config import overridden
 from mlml.data.dataset import PreparedData
 from mlml.declaration import Experiment
 from mlml.method import Method
@@ -56,4 +57,4 @@ def of_length(target: Experiment, steps: int) -> Experiment:
     It is trained in one process, which comes to the result of several but for dropout and rounding.
     """
     changed = {"train.epochs": None, "train.steps": steps, "train.processes": 1, "train.shard": False}
-    return declaration.resolve(target.family, target.name, declaration.overridden(target.raw, changed))
+    return declaration.resolve(target.family, target.name, overridden(target.raw, changed))

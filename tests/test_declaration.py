@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from mlml import declaration
-from mlml.config import DeclarationError
+from mlml.config import DeclarationError, overridden
 
 DECLARATIONS = sorted(Path("experiments").glob("*.yaml"))
 
@@ -356,9 +356,7 @@ def test_names_that_are_numbers_are_faults_too(content):
 
 def test_overrides_are_set_in_a_copy():
     entry = {"method": "simclr", "encoder": {"network": "cnn", "width": 8}, "train": {"optimizer": {"name": "sgd"}}}
-    result = declaration.overridden(
-        entry, {"encoder.width": 16, "train.optimizer.learning_rate": 0.1, "augment.flip_prob": 0.5}
-    )
+    result = overridden(entry, {"encoder.width": 16, "train.optimizer.learning_rate": 0.1, "augment.flip_prob": 0.5})
     assert result == {
         "method": "simclr",
         "encoder": {"network": "cnn", "width": 16},
@@ -371,7 +369,7 @@ def test_overrides_are_set_in_a_copy():
 
 def test_overrides_refuse_a_path_through_a_number():
     with pytest.raises(DeclarationError, match=r"^train\.steps\.more: 'train\.steps' must be a mapping.*got 10$"):
-        declaration.overridden({"train": {"steps": 10}}, {"train.steps.more": 1})
+        overridden({"train": {"steps": 10}}, {"train.steps.more": 1})
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from mlml.config.schedules import (
     StepSchedule,
 )
 from mlml.config.search import CategoricalDimension, Dimension, FloatDimension, IntDimension, SearchConfig
+from mlml.config.overrides import overridden
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
 from mlml.config.stack import (
     ConvolutionLayer,
@@ -124,6 +125,7 @@ __all__ = [
     "UnpoolingLayer",
     "faults",
     "is_share",
+    "overridden",
     "parse",
     "suggest",
 ]

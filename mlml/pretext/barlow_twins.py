@@ -101,7 +101,7 @@ class BarlowTwins(Method):
         projection_dim: PositiveInt | None = None
         augment: AugmentConfig = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur_prob=1.0)
         augment_second: AugmentConfig = AugmentConfig(
-            brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur_prob=0.1
+            brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, blur_prob=0.1, solarise_prob=0.2
         )
 
     config: Config

@@ -4,7 +4,6 @@ Notation: q (n, d) are queries, k (n, d) their positive keys, `queue` (K, d) ear
 Query and key of an image come from two views of it, q from the trained networks, k from their momentum averages.
 """
 
-import copy
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -20,9 +19,9 @@ from mlml.config import AugmentConfig, BelowOne, Declared, EncoderConfig, TrainC
 from mlml.data.augment import simclr_views
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
-from mlml.ema import ema_update
 from mlml.layers.heads import projection_head
 from mlml.method import Method, Output
+from mlml.teacher import teacher_of, teacher_update
 
 QUEUE_SIZE = 65536
 """Keys in the paper's queue."""
@@ -122,8 +121,7 @@ class MoCo(Method):
         self.feature_dim = width = self.encoder.feature_dim
         hidden = (width,) if config.head == "mlp" else ()
         self.projector = projection_head((width, *hidden, config.projection_dim), norm=False)
-        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.key_encoder, self.key_projector = teacher_of(self.encoder), teacher_of(self.projector)
         size = config.queue_size or min(QUEUE_SIZE, spec.sizes.get("train", QUEUE_SIZE))
         self.register_buffer("queue", F.normalize(torch.randn(size, config.projection_dim), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))  # where the next key enters
@@ -147,8 +145,8 @@ class MoCo(Method):
         return Output(loss, {"accuracy": (logits.argmax(1) == 0).float().mean()})
 
     def after_step(self, progress: float) -> None:
-        ema_update(self.key_encoder, self.encoder, self.config.momentum, buffers=False)  # Eq. 2
-        ema_update(self.key_projector, self.projector, self.config.momentum, buffers=False)
+        teacher_update(self.key_encoder, self.encoder, self.config.momentum)  # Eq. 2
+        teacher_update(self.key_projector, self.projector, self.config.momentum)
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Features of images in [0, 1]: the encoder's, before the projector."""

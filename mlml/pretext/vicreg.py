@@ -104,7 +104,7 @@ class VICReg(Method):
         covariance_weight: NonNegativeFloat = 1.0
         gamma: PositiveFloat = 1.0
         expander_dim: PositiveInt | None = None
-        augment: AugmentConfig = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+        augment: AugmentConfig = AugmentConfig(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, solarise_prob=0.1)
 
     config: Config
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from ruamel.yaml import YAML
 
 from mlml.config import CategoricalDimension, Dimension, IntDimension, SearchConfig
-from mlml.declaration import overridden
+from mlml.config import overridden
 from mlml.figures import LIGHT, Theme, write_png
 from mlml.search._study import Record, best, without_optuna_info
 
