@@ -30,6 +30,7 @@ from mlml.config.optimizers import (
     RMSPropConfig,
     SGDConfig,
 )
+from mlml.config.overrides import overridden
 from mlml.config.schedules import (
     ConstantSchedule,
     CosineSchedule,
@@ -43,7 +44,6 @@ from mlml.config.schedules import (
     StepSchedule,
 )
 from mlml.config.search import CategoricalDimension, Dimension, FloatDimension, IntDimension, SearchConfig
-from mlml.config.overrides import overridden
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
 from mlml.config.stack import (
     ConvolutionLayer,

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from ruamel.yaml import YAML
 
-from mlml.config import CategoricalDimension, Dimension, IntDimension, SearchConfig
-from mlml.config import overridden
+from mlml.config import CategoricalDimension, Dimension, IntDimension, SearchConfig, overridden
 from mlml.figures import LIGHT, Theme, write_png
 from mlml.search._study import Record, best, without_optuna_info
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from mlml.pretext.barlow_twins import barlow_twins
 from mlml.pretext.dcl import dcl
+from mlml.pretext.dino import dino_loss
 from mlml.pretext.moco import info_nce
 from mlml.pretext.simclr import nt_xent
 from mlml.pretext.vicreg import vicreg
@@ -80,3 +81,13 @@ def test_moco(n, d, temperature):
     queue = loss.memory_bank.bank.clone()
     q, k = (F.normalize(view, dim=1) for view in ours)
     assert_same(info_nce(q, k, queue, temperature), loss(*theirs), ours, theirs)
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 8), (16, 64)])
+def test_dino(n, k):
+    noise = torch.randn(6, n, k, generator=torch.Generator().manual_seed(0))
+    student = [noise[:4].clone().requires_grad_() for _ in range(2)]  # (v, n, k), for us and for the peer
+    teacher = noise[:2] + noise[4:]  # (g, n, k)
+    ours = dino_loss(student[0].transpose(0, 1), teacher.transpose(0, 1), torch.zeros(k), 0.1, 0.04)
+    theirs = peer.DINOLoss(k, warmup_teacher_temp=0.04, teacher_temp=0.04)(list(teacher), list(student[1]), epoch=0)
+    assert_same(ours, theirs, *([z] for z in student))
