@@ -56,7 +56,7 @@ def test_dclw_but_for_the_gradient_through_the_weight(n, d, sigma):
     torch.testing.assert_close(dcl(*ours, 0.1, sigma), value, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n", "d"), BATCHES)
+@pytest.mark.parametrize(("n", "d"), [(4, 3), *BATCHES[1:]])  # of 2 images the gradient is 0
 def test_barlow_twins(n, d):
     ours, theirs = drawn(n, d)
     terms = barlow_twins(*ours)
