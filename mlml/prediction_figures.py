@@ -1,10 +1,10 @@
-"""Pictures of predictions: the confusion matrix, masks below their images, and the most confident mistakes.
+"""Pictures of predictions: confusion matrix, masks, the most confident mistakes, and what a pretext makes of images.
 
 Notation as in `mlml.predictions`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,6 +93,22 @@ def write_mistakes(mistakes: Examples, classes: Sequence[str], path: Path, colum
             place.set_title(f"{classes[true]}\nnot {classes[taken]}", fontsize=7.5)
         for place in places[len(mistakes.images) :]:
             place.set_axis_off()
+
+
+def write_sheet(rows: Mapping[str, Float[NDArray[np.floating], "n c h w"]], path: Path) -> None:
+    """Write a PNG with a row of n pictures for each name, such as an image, what hides a part of it, and a prediction.
+
+    Args:
+        rows: pictures in [0, 1] by the name of their row, first row first.
+        path: of the PNG.
+    """
+    columns = len(next(iter(rows.values())))
+    with _drawn((1.0 + 0.95 * columns, 0.2 + 1.0 * len(rows)), path) as figure:
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+            for place, picture in zip(line, _rgb(pictures), strict=True):
+                _picture(place, picture)
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center")
 
 
 @contextmanager

@@ -292,7 +292,9 @@ def test_unlabelled_data_is_refused_where_labels_are_needed(content):
     assert not any(fault.startswith(("pretext.", "study.around.dataset")) for fault in found(content))
 
 
-@pytest.mark.parametrize("source", [{"source": "digits"}, {"source": "folder", "path": "data/raw/x", "channels": 1}])
+@pytest.mark.parametrize(
+    "source", [{"source": "digits"}, {"source": "folder", "path": "data/raw/x", "channels": 1, "size": 8}]
+)
 def test_grey_data_is_refused_where_colour_is_needed(content, source):
     content["data"]["grey"] = source
     content["data"]["drawn"] = {"source": "shapes"}

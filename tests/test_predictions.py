@@ -109,3 +109,18 @@ def test_mistakes_are_drawn_whatever_their_number(tmp_path):
 def test_the_ink_is_that_of_the_other_figures():
     told = (prediction_figures.INK, prediction_figures.MUTED, prediction_figures.GRID)
     assert told == (figures.LIGHT.ink, figures.LIGHT.muted, figures.LIGHT.grid)
+
+
+def test_a_sheet_has_a_row_of_pictures_for_each_name(tmp_path):
+    images = np.random.default_rng(0).random((4, 1, 6, 6))
+    rows = {"image": images, "hidden": np.zeros_like(images), "filled": 1 - images}
+    prediction_figures.write_sheet(rows, tmp_path / "new" / "sheet.png")
+    with Image.open(tmp_path / "new" / "sheet.png") as picture:
+        whole = np.asarray(picture.convert("L"))
+        assert picture.width > picture.height
+    prediction_figures.write_sheet({"image": images}, tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.height < len(whole)
+    dark = (whole < 5).mean(1) > 0.3  # the row that is black, the second
+    middle = np.flatnonzero(dark).mean() / len(whole)
+    assert 0.4 < middle < 0.6
