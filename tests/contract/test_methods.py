@@ -57,7 +57,12 @@ def entry(family: str, name: str, **train) -> dict:
     masked = catalogue.class_constant(family, name, "targets", "labels") == "masks"
     unet = {"network": "unet", "width": 4, "num_stages": 2}
     encoder = unet if masked else smallest_encoder(fields["encoder"]) if "encoder" in fields else None
+    if name in COLOUR:  # a rounding, as of two ranks, can flip a ReLU: a grey image of the blobs has few grey values
+        encoder = {**encoder, "activation": "gelu"}
     given = {"encoder": encoder, "train": {**TRAIN, **train}}
+    given["norm_groups"] = (
+        2  # of a batch of 16: the norm of two values tells but their order, which a rounding can turn
+    )
     return {"method": name, "dataset": "blobs", **{key: value for key, value in given.items() if key in fields}}
 
 
@@ -235,9 +240,9 @@ class TestMethod:
                 resolve(family, name, wrong)
 
 
-def shuffled(folder):
+def shuffled(folder, channels):
     """The blobs with labels that say nothing of the images, in every split."""
-    data = write_prepared(folder / "blobs")
+    data = write_prepared(folder / "blobs", channels)
     for split in SPLITS:
         path = data.folder / split / "labels.npy"
         np.save(path, np.random.default_rng(0).permutation(np.load(path)))
@@ -253,7 +258,9 @@ READS_LABELS = {
 def test_a_pretext_reads_labels_if_its_class_says_so_and_only_then(family, name, tmp_path):
     weights = [
         train(family, name, data, tmp_path / f"run_{number}")[0].state_dict()
-        for number, data in enumerate((write_prepared(tmp_path / "a" / "blobs"), shuffled(tmp_path / "b")))
+        for number, data in enumerate(
+            (write_prepared(tmp_path / "a" / "blobs", channels(name)), shuffled(tmp_path / "b", channels(name)))
+        )
     ]
     equal = all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     assert equal == (not READS_LABELS[name])
