@@ -332,23 +332,19 @@ def _reference_faults(
         if experiment.dataset not in declared["data"]:
             hint = suggest(experiment.dataset, declared["data"])
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
-        folder = catalogue.SECTIONS[experiment.family]
-        needs = experiment.family in ("supervised", "probe") or (
+        folder, dataset = catalogue.SECTIONS[experiment.family], data.get(experiment.dataset)
+        reads = experiment.family in ("supervised", "probe") or (
             experiment.family == "pretext"
             and catalogue.class_constant(folder, experiment.method, "reads_labels", False)
         )
-        targets = catalogue.class_constant(folder, experiment.method, "targets", "labels" if needs else None)
-        if targets is not None and experiment.dataset in data:
-            dataset = data[experiment.dataset]
-            if not (dataset.masked if targets == "masks" else dataset.labelled):
-                found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
-        if experiment.dataset in data:
-            has, folder = data[experiment.dataset].channels, catalogue.SECTIONS[experiment.family]
-            needs = catalogue.class_constant(folder, experiment.method, "channels", None)
-            if needs is not None and has not in (None, needs):
-                found.append(
-                    f"{where}.dataset: needs {needs} channels, but images of {experiment.dataset!r} have {has}"
-                )
+        targets = catalogue.class_constant(folder, experiment.method, "targets", "labels" if reads else None)
+        given = dataset is None or (dataset.masked if targets == "masks" else dataset.labelled)
+        if targets is not None and not given:
+            found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
+        channels = catalogue.class_constant(folder, experiment.method, "channels", None)
+        if channels is not None and dataset is not None and dataset.channels not in (None, channels):
+            has = dataset.channels
+            found.append(f"{where}.dataset: needs {channels} channels, but images of {experiment.dataset!r} have {has}")
         if experiment.family == "probe":
             found += _reference(experiments, declared, experiment, "encoder", ENCODERS)
         if experiment.family == "search":

@@ -128,9 +128,19 @@ class _Features(nn.Module):
 
 
 def _encoder(method: Method) -> Network:
+    """The network whose output the features are; weights of it alone would not give the features of other methods."""
     encoder = getattr(method, "encoder", None)
-    if not isinstance(encoder, Network):
+    if not isinstance(encoder, Network) or not isinstance(method, Encodes):
         raise ExportError(f"{type(method).__name__} has no encoder to export; export a method with an 'encoder'")
+    spec = method.spec
+    images = torch.rand(4, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features, own = method.encode(images), encoder(images)
+    if features.shape != own.shape or not torch.allclose(features, own, rtol=1e-4, atol=1e-5):
+        raise ExportError(
+            f"{type(method).__name__}: its features are not those of its encoder alone, whose weights these would be; "
+            "take --to onnx"
+        )
     return encoder
 
 

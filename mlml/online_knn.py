@@ -33,7 +33,9 @@ def check(method: Method, train: Batches, validation: Batches) -> None:
     for split in (train, validation):
         labels = split.at(torch.zeros(1, dtype=torch.long)).labels
         if labels.ndim != 1:
-            raise ValueError("train.online_knn_every: needs labels of images, and the data has none; leave it out")
+            raise ValueError(
+                "train.online_knn_every: needs labels of images, and these batches have none; leave it out"
+            )
 
 
 @torch.no_grad()
@@ -64,5 +66,9 @@ def _encoded(
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
     """Features and labels of the images at some places."""
     assert isinstance(method, Encodes)
-    parts = [batches.at(index) for index in order]
-    return torch.cat([method.encode(part.images).float() for part in parts]), torch.cat([part.labels for part in parts])
+    features, labels = [], []
+    for index in order:  # images of one batch at a time: the data may be larger than the device
+        batch = batches.at(index)
+        features.append(method.encode(batch.images).float())
+        labels.append(batch.labels)
+    return torch.cat(features), torch.cat(labels)

@@ -99,7 +99,10 @@ def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
         ValueError: a probe without test accuracy, or of an encoder that has no result.
     """
     encoders = {result.name: result for result in results if result.family != "probe"}
-    probes = [result for result in results if result.family == "probe"]
+    # a probe without an accuracy, such as `health`, is no row of a leaderboard; its pictures are shown
+    probes = [
+        result for result in results if result.family == "probe" and (SCORE in result.metrics or not result.figures)
+    ]
     labels = _probe_labels(probes)
     rows = [_row(probe, encoders, labels[probe.name]) for probe in probes]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS))

@@ -69,7 +69,7 @@ def alignment(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"]) -> Floa
 def uniformity(features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     """Log of the mean Gaussian potential of all pairs of unit features (Wang & Isola 2020, Eq. 3, with t = 2).
 
-    Lower is more even on the sphere: 0 when all are the same, about -4 + 4/d at best.
+    Lower is more even on the sphere: 0 when all are the same, about -4 + 8/d at best.
 
     Raises:
         ValueError: fewer than two features, which have no pair.

@@ -403,6 +403,8 @@ class _Loop:
         if self.points is None or self.sharding is not None or model.reads_labels or not isinstance(model, Encodes):
             return
         count = min(representation.NUM_IMAGES, self.validation.size)
+        if count < 2:  # of a single image nothing can be told
+            return
         with distributed.alone():
             measured = representation.measure(model, self.validation.at(torch.arange(count)).images, self.seed)
         self._log({diagnostics.REPRESENTATION + name: value for name, value in measured.items()})

@@ -1,4 +1,4 @@
-"""Train a pretext experiment: `python -m stages.pretext NAME`. Probes measure its encoder; labels are not read here.
+"""Train a pretext experiment: `python -m stages.pretext NAME`. Probes measure its encoder.
 
 reports/figures/<name>/seed_<s>_sheet.png      what the method does to test images, if it can show that
 """

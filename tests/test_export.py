@@ -83,6 +83,20 @@ def test_safetensors_hold_the_encoder_alone(tmp_path):
     assert all(torch.equal(weights[name], value) for name, value in method.encoder.state_dict().items())
 
 
+@pytest.mark.parametrize("form", ["safetensors", "torchvision"])
+def test_weights_of_an_encoder_that_is_not_the_features_are_refused(form, tmp_path):
+    """Those of DINO are the teacher's, which only the whole network gives."""
+    data = write_prepared(tmp_path / "blobs", channels=3, size=16)
+    encoder = {"network": "resnet", "width": 64, "depth": 18}
+    entry = {"method": "dino", "dataset": "blobs", "encoder": encoder, "train": {"steps": 1}}
+    method = model_folder.build("pretext", "dino", resolve("pretext", "dino", entry).config, data.spec).eval()
+    with torch.no_grad():
+        for parameter in method.encoder.parameters():
+            parameter.mul_(1.5)
+    with pytest.raises(export.ExportError, match="DINO: its features are not those of its encoder alone"):
+        export.FORMATS[form](method, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("network", "numbers", "said"),
     [

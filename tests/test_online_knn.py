@@ -84,7 +84,9 @@ def test_a_large_split_votes_by_an_even_part(blob_data, tmp_path, monkeypatch):
 
 def test_what_has_no_labels_or_no_encoder_is_refused(tmp_path, blob_data):
     unlabelled = write_prepared(tmp_path / "unlabelled" / "blobs", labelled=False)
-    with pytest.raises(ValueError, match=r"train\.online_knn_every: needs labels of images, and the data has none"):
+    with pytest.raises(
+        ValueError, match=r"train\.online_knn_every: needs labels of images, and these batches have none"
+    ):
         run(unlabelled, tmp_path / "a", online_knn_every=3)
     splits = [split_batches(blob_data, name, 16, 0, CPU) for name in ("train", "validation")]
     with pytest.raises(ValueError, match="needs a method with an encoder; LinearHead has none"):

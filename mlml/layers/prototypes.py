@@ -27,10 +27,11 @@ class Prototypes(nn.Module):
 
     def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Cosines, in [-1, 1]."""
-        directions = F.normalize(self.weight, dim=1)
-        # a product, and no `if`, which would make a GPU wait
-        directions = self.learning * directions + (1 - self.learning) * directions.detach()
-        return F.linear(F.normalize(x.float(), dim=1), directions)
+        with torch.autocast(x.device.type, enabled=False):  # it would shorten the products
+            directions = F.normalize(self.weight, dim=1)
+            # a product, and no `if`, which would make a GPU wait
+            directions = self.learning * directions + (1 - self.learning) * directions.detach()
+            return F.linear(F.normalize(x.float(), dim=1), directions)
 
 
 def dino_head(dim: int, hidden_dim: int, bottleneck_dim: int, num_prototypes: int) -> nn.Sequential:

@@ -18,7 +18,7 @@ def transformer(dim: int, num_heads: int, mlp_dim: int, dropout_prob: float, dep
     )
     blocks = nn.TransformerEncoder(block, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
     for layer in blocks.layers:  # torch copies the first; each is to begin with weights of its own
-        for module in layer.modules():
+        for module in reversed(list(layer.modules())):  # an attention last: it sets the bias of its projection to 0
             if isinstance(module, nn.MultiheadAttention):
                 module._reset_parameters()
             elif isinstance(module, nn.Linear):

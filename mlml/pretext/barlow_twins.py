@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlml import distributed, models
 from mlml.config import AugmentConfig, Declared, EncoderConfig, TrainConfig
-from mlml.data.augment import simclr_view
+from mlml.data.augment import Views, simclr_view
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
 from mlml.layers.heads import projection_head
@@ -20,13 +20,6 @@ from mlml.method import Method, Output
 
 VARIANCE_EPSILON = 1e-5
 """What a variance is raised by, as in the batch norm of the authors' code: a constant output correlates with none."""
-
-
-class Views(NamedTuple):
-    """Two views of each image of a batch."""
-
-    first: Float[Tensor, "b c h w"]
-    second: Float[Tensor, "b c h w"]
 
 
 class Terms(NamedTuple):

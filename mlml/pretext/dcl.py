@@ -3,8 +3,6 @@
 Notation: z0, z1 (n, d) are the projections z^(1), z^(2) of the two views; <a, b> is their cosine similarity.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,18 +11,11 @@ from torch import Tensor
 
 from mlml import distributed, models
 from mlml.config import AugmentConfig, Declared, EncoderConfig, TrainConfig
-from mlml.data.augment import simclr_views
+from mlml.data.augment import Views, simclr_views
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
 from mlml.layers.heads import projection_head
 from mlml.method import Method, Output
-
-
-class Views(NamedTuple):
-    """Two views of each image of a batch."""
-
-    first: Float[Tensor, "b c h w"]
-    second: Float[Tensor, "b c h w"]
 
 
 def dcl(

@@ -23,7 +23,7 @@ from mlml.layers.heads import projection_head
 from mlml.method import Method, Output
 from mlml.teacher import teacher_of, teacher_update
 
-QUEUE_SIZE = 65536
+QUEUE_SIZE, QUEUE_SHARE = 65536, 20
 """Keys in the paper's queue."""
 
 
@@ -63,15 +63,19 @@ def info_nce(
     """
     if temperature <= 0:
         raise ValueError(f"info_nce: temperature must be > 0; got {temperature}")
-    logits = info_nce_logits(q, k, queue, temperature)
-    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    return _cross_entropy(info_nce_logits(q, k, queue, temperature))
+
+
+def _cross_entropy(logits: Float[Tensor, "n 1+K"]) -> Float[Tensor, ""]:
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))  # Eq. 1
 
 
 class MoCo(Method):
     """A query is to be told from a queue of earlier keys by the key of the same image, which a momentum encoder makes.
 
-    The defaults are those of v2. v1 is `head: linear`, `temperature: 0.07` and, in `augment`, `jitter_prob: 1.0`,
-    `hue: 0.4`, `blur_prob: 0.0`; its code makes images grey before it jitters them, here it is after.
+    The defaults are those of v2. v1 is `head: linear`, `temperature: 0.07` and `augment: {crop_scale: [0.2, 1.0],
+    jitter_prob: 1.0, brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.4, blur_prob: 0.0}`; its code makes
+    images grey before it jitters them, here it is after.
 
     Shuffled batch norm (He et al. 2020, section 3.3): were q and k normalised by the statistics of the same images, the
     networks could tell pairs by them. The paper's GPUs each normalise a part of the batch, and keys are shuffled over
@@ -93,8 +97,8 @@ class MoCo(Method):
         Attributes:
             temperature: 0.2 in v2, 0.07 in v1.
             momentum: of the average of the encoder that makes the keys, per step.
-            queue_size: number of negatives; null is the paper's 65536, but at most the images of the train split, as
-                the queue would hold old keys of the very image else.
+            queue_size: number of negatives; null: the paper's 65536, or a twentieth of the train split, the paper's
+                share of ImageNet, where that is less. A longer queue often holds an old key of the very image.
             norm_groups: parts of a batch with statistics of their own, where the networks have batch norm.
             head: "mlp" in v2, whose hidden layer is as wide as the features; "linear" in v1.
         """
@@ -122,7 +126,7 @@ class MoCo(Method):
         hidden = (width,) if config.head == "mlp" else ()
         self.projector = projection_head((width, *hidden, config.projection_dim), norm=False)
         self.key_encoder, self.key_projector = teacher_of(self.encoder), teacher_of(self.projector)
-        size = config.queue_size or min(QUEUE_SIZE, spec.sizes.get("train", QUEUE_SIZE))
+        size = config.queue_size or max(1, min(QUEUE_SIZE, spec.sizes.get("train", QUEUE_SIZE) // QUEUE_SHARE))
         self.register_buffer("queue", F.normalize(torch.randn(size, config.projection_dim), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.long))  # where the next key enters
 
@@ -141,8 +145,7 @@ class MoCo(Method):
         logits = info_nce_logits(q, k, self.queue.clone(), self.config.temperature)  # (b, 1 + K)
         if self.training:
             self._enqueue(distributed.gather(k))
-        loss = F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))  # Eq. 1
-        return Output(loss, {"accuracy": (logits.argmax(1) == 0).float().mean()})
+        return Output(_cross_entropy(logits), {"accuracy": (logits.argmax(1) == 0).float().mean()})
 
     def after_step(self, progress: float) -> None:
         teacher_update(self.key_encoder, self.encoder, self.config.momentum)  # Eq. 2

@@ -36,8 +36,9 @@ def nt_xent(z0: Float[Tensor, "n d"], z1: Float[Tensor, "n d"], temperature: flo
         raise ValueError(f"nt_xent: needs at least 2 images for negatives; got {n}; raise train.batch_size")
     if temperature <= 0:
         raise ValueError(f"nt_xent: temperature must be > 0; got {temperature}")
-    z = F.normalize(torch.cat([z0, z1]).float(), dim=1)  # (2n, d)
-    logits = z @ z.T / temperature  # (2n, 2n)
+    with torch.autocast(z0.device.type, enabled=False):  # it would shorten the products
+        z = F.normalize(torch.cat([z0, z1]).float(), dim=1)  # (2n, d)
+        logits = z @ z.T / temperature  # (2n, 2n)
     logits = logits.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=z.device), float("-inf"))
     positive = torch.arange(2 * n, device=z.device).roll(n)
     return F.cross_entropy(logits, positive)

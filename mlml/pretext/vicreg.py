@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlml import distributed, models
 from mlml.config import AugmentConfig, Declared, EncoderConfig, TrainConfig
-from mlml.data.augment import simclr_views
+from mlml.data.augment import Views, simclr_views
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
 from mlml.layers.heads import projection_head
@@ -21,13 +21,6 @@ from mlml.method import Method, Output
 
 VARIANCE_EPSILON = 1e-4
 """The paper's epsilon: what a variance is raised by before its root is taken."""
-
-
-class Views(NamedTuple):
-    """Two views of each image of a batch."""
-
-    first: Float[Tensor, "b c h w"]
-    second: Float[Tensor, "b c h w"]
 
 
 class Terms(NamedTuple):

@@ -27,9 +27,14 @@ class FeatureSet(NamedTuple):
     num_classes: int
 
     def standardised(self) -> "FeatureSet":
-        """Features less the train split's mean, over its standard deviation, so that encoders can be compared."""
+        """Features less the train split's mean, over its standard deviation, so that encoders can be compared.
+
+        A feature that is the same for every train image is only shifted: nothing is known of its scale, and a small
+        divisor would let it outweigh all others where it is not the same.
+        """
         mean = self.train.features.mean(0)
-        std = self.train.features.std(0).clamp_min(1e-6)
+        std = self.train.features.std(0, correction=0)
+        std = torch.where(std > 1e-6, std, torch.ones_like(std))
 
         def scaled(part: Labelled) -> Labelled:
             return part._replace(features=(part.features - mean) / std)

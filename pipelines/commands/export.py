@@ -39,7 +39,9 @@ def _model(name: str, seed: int | None) -> Path:
     names = sorted(path.name for path in models.glob("*") if path.is_dir())
     if name not in names:
         raise ModelError(f"models/{name}: does not exist{suggest(name, names)}; run 'dvc repro' or 'dvc pull' first")
-    seeds = sorted(int(path.name.removeprefix("seed_")) for path in (models / name).glob("seed_*"))
+    seeds = sorted(int(path.name.removeprefix("seed_")) for path in (models / name).glob("seed_[0-9]*"))
+    if not seeds:
+        raise ModelError(f"models/{name}: holds no seed; run 'dvc repro' or 'dvc pull' first")
     if seed is not None and seed not in seeds:
         raise ModelError(f"models/{name}: has no seed {seed}; take one of {', '.join(map(str, seeds))}")
     return models / name / f"seed_{seeds[0] if seed is None else seed}"

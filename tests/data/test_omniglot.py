@@ -75,3 +75,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
         archive.writestr("run01/class_labels.txt", "run01/test/item01.png run01/training/class01.png\n")
     with pytest.raises(DataError, match=r"run01/training/class01\.png cannot be read"):
         Omniglot(config.model_copy(update={"runs": "other.zip"})).read()
+
+
+def test_a_download_that_was_cut_off_is_told(tmp_path):
+    config = write(tmp_path / "raw")
+    path = tmp_path / "raw" / config.runs
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"cannot be read \(.*\); fetch it again"):
+        Omniglot(config).read()

@@ -107,11 +107,14 @@ def test_the_queue_holds_the_last_keys(size):
         torch.testing.assert_close(oldest_first, torch.stack(entered[-size:]), msg=f"step {step}")
 
 
-def test_the_queue_is_of_the_paper_or_of_all_images(blob_data):
-    assert build(make_spec()).queue.shape == (65536, 128)
-    assert build(blob_data.spec).queue.shape == (96, 128)
+def test_the_queue_is_of_the_paper_or_a_twentieth_of_the_images(blob_data):
+    large = make_spec().model_copy(update={"sizes": {"train": 1_281_167}})
+    assert build(large).queue.shape == (64058, 128)
+    larger = make_spec().model_copy(update={"sizes": {"train": 2_000_000}})
+    assert build(larger).queue.shape == (65536, 128)
+    assert build(blob_data.spec).queue.shape == (4, 128)  # of 96 images
     assert build(blob_data.spec, queue_size=200).queue.shape == (200, 128)
-    torch.testing.assert_close(build(blob_data.spec).queue.norm(dim=1), torch.ones(96))
+    torch.testing.assert_close(build(blob_data.spec).queue.norm(dim=1), torch.ones(4))
 
 
 def test_evaluation_has_a_loss_and_moves_nothing(blob_data):

@@ -95,3 +95,12 @@ def test_data_that_cannot_be_probed_is_refused(tmp_path, blob_data):
         extract(cnn(blob_data), write_prepared(tmp_path / "unlabelled", labelled=False), 10, CPU)
     with pytest.raises(DataError, match="has 3 channels, but the encoder was trained on 1"):
         extract(cnn(blob_data), write_prepared(tmp_path / "colour", channels=3), 10, CPU)
+
+
+def test_a_feature_that_is_the_same_for_all_train_images_is_shifted_alone():
+    train = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    other = torch.tensor([[2.0, 7.0]])
+    parts = [Labelled(part, torch.zeros(len(part), dtype=torch.long)) for part in (train, other, other)]
+    scaled = FeatureSet(*parts, num_classes=1).standardised()
+    assert scaled.train.features.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
+    assert scaled.test.features.tolist() == [[0.0, 2.0]]

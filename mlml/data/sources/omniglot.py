@@ -2,6 +2,9 @@
 
 import io
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -30,6 +33,8 @@ class Omniglot(Source):
         runs: str = "all_runs.zip"
         size: Annotated[int, Field(ge=8, le=105)] = 28
 
+    channels = 1
+
     def read(self) -> Raw:
         config, root = self.config, Path(self.config.path)
         missing = [name for name in (*config.background, config.runs) if not (root / name).is_file()]
@@ -50,7 +55,7 @@ class Omniglot(Source):
 
     def _background(self, path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
         """Every drawing of <set>/<alphabet>/<character>/<drawing>.png, in alphabetical order."""
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             names = sorted(name for name in archive.namelist() if name.endswith(".png"))
             wrong = [name for name in names if len(PurePosixPath(name).parts) != 4]
             if wrong or not names:
@@ -61,7 +66,7 @@ class Omniglot(Source):
     def _runs(self, path: Path) -> list[tuple[str, NDArray[np.uint8]]]:
         """Shot and query of every class of every run, as its class_labels.txt pairs them."""
         drawn = []
-        with zipfile.ZipFile(path) as archive:
+        with _opened(path) as archive:
             tables = sorted(name for name in archive.namelist() if name.endswith("/class_labels.txt"))
             if not tables:
                 raise DataError(f"{path}: must hold run01/class_labels.txt and so on; got none")
@@ -81,5 +86,15 @@ class Omniglot(Source):
         try:
             with Image.open(io.BytesIO(archive.read(name))) as picture:
                 return 255 - pixels(picture, 1, (self.config.size, self.config.size))
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(f"{path}: {name} cannot be read ({' '.join(str(error).split())})") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive; what is broken in it, as after a download that was cut off, is told with its name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({' '.join(str(error).split())}); fetch it again") from None
