@@ -23,13 +23,21 @@ class Reduced(PreparedData):
     def split(self, name: str) -> Split:
         """Open a split; of train, what was chosen."""
         whole = super().split(name)
-        if name != "train":
-            return whole
-        chosen = {key: self._pick(part) for key, part in whole._asdict().items() if part is not None}
-        return whole._replace(**chosen)
+        return whole if name != "train" else picked(whole, self.chosen)
 
-    def _pick(self, part: Any) -> Any:
-        return [part[index] for index in self.chosen] if isinstance(part, list) else part[self.chosen]
+
+def picked(split: Split, places: NDArray[np.int64]) -> Split:
+    """Return the examples at some places of a split, with all that it holds of them.
+
+    Args:
+        split: is not changed.
+        places: (k,) positions in the split.
+    """
+
+    def pick(part: Any) -> Any:
+        return [part[place] for place in places] if isinstance(part, list) else part[places]
+
+    return split._replace(**{key: pick(part) for key, part in split._asdict().items() if part is not None})
 
 
 def nested(data: PreparedData, fraction: float, seed: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ Notation: n test images; the error of an image is the mean squared difference be
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from torch import Tensor
 from mlml.config import StudyConfig, suggest
 from mlml.data.batches import Batches
 from mlml.data.dataset import PreparedData, Split
+from mlml.data.parts import picked
 from mlml.data.prepare import channel_statistics
 from mlml.figures import Theme, style
 from mlml.findings import Findings
@@ -89,8 +90,11 @@ class Anomaly:
         left_out = self._classes(subject)
         rows, shown = [], {}
         for seed in subject.seeds:
+            num_batches, num_phases = subject.split("train", seed).num_batches, len(subject.build(seed).phases)
+            steps = total_steps(subject.config.train, num_batches, num_phases)
+            test = subject.split("test", seed)
             for number in left_out:
-                row, seen = self._measure(subject, number, seed)
+                row, seen = self._measure(subject, number, seed, steps, test)
                 rows.append(row)
                 if seed == subject.seeds[0]:
                     shown[str(row["class"])] = seen
@@ -124,12 +128,11 @@ class Anomaly:
                     )
         return chosen
 
-    def _measure(self, subject: Subject, number: int, seed: int) -> tuple[dict[str, float | str], Seen]:
-        num_batches, num_phases = subject.split("train", seed).num_batches, len(subject.build(seed).phases)
-        steps = total_steps(subject.config.train, num_batches, num_phases)
+    def _measure(
+        self, subject: Subject, number: int, seed: int, steps: int, test: Batches
+    ) -> tuple[dict[str, float | str], Seen]:
         rest = WithoutClass(subject.data, number)
         method, _ = subject.train(f"without_{number}_seed_{seed}", rest, seed, steps)
-        test = subject.split("test", seed)
         errors, labels = reconstruction_errors(method.eval(), test)
         anomalous = labels == number
         row: dict[str, float | str] = {
@@ -164,14 +167,7 @@ class WithoutClass(PreparedData):
     def split(self, name: str) -> Split:
         """Open a split."""
         whole = super().split(name)
-        if name == "test":
-            return whole
-        kept = np.flatnonzero(_labels(whole) != self.number)
-        parts = {key: part for key, part in whole._asdict().items() if part is not None}
-        picked: dict[str, Any] = {
-            key: [p[i] for i in kept] if isinstance(p, list) else p[kept] for key, p in parts.items()
-        }
-        return whole._replace(**picked)
+        return whole if name == "test" else picked(whole, np.flatnonzero(_labels(whole) != self.number))
 
 
 def _labels(split: Split) -> Int[NDArray[np.int64], " n"]:

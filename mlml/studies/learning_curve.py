@@ -31,8 +31,7 @@ class LearningCurve:
     Every part gets as many optimizer steps as the experiment itself, so that only the data differs; with as many
     epochs, a small part would get few steps, and its low score would tell of those. What a smaller part contains, a
     larger one contains too. Scores are those of the final weights, on the part itself and on the whole validation
-    split; test is not read. The part 1.0 is the experiment itself, bit
-    for bit if that trains in one process.
+    split; test is not read. The part 1.0 is the experiment itself, bit for bit if that trains in one process.
     """
 
     class Config(StudyConfig):
