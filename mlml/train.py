@@ -28,6 +28,7 @@ from mlml import (
     distributed,
     online_knn,
     optimizers,
+    peak_memory,
     precision,
     regularisation,
     representation,
@@ -55,7 +56,8 @@ class Fitted(NamedTuple):
 
     steps: int
     metrics: dict[str, float]  # of the weights that were kept, on the validation split
-    seconds: float  # of this process
+    seconds: float  # of all processes that trained it one after another
+    peak_bytes: int  # the most memory that one of them held: `mlml.peak_memory`
 
 
 @dataclass
@@ -72,6 +74,8 @@ class _State:
     columns: list[str] = field(default_factory=list)  # of the window
     offset: int = 0  # of the points file
     plateau: tuple[float, ...] = tuple(schedules.Plateau())  # what the learning rate learnt from evaluations
+    seconds: float = 0.0  # until now, of all processes that took part one after another
+    peak_bytes: int = 0  # the same of their memory
 
 
 def total_steps(config: TrainConfig, num_batches: int, num_phases: int) -> int:
@@ -112,7 +116,7 @@ def fit(
         ValueError: `shard` in a single process, or with a method of several phases.
     """
     if not method.phases:
-        return Fitted(0, {}, 0.0)
+        return Fitted(0, {}, 0.0, 0)
     loop = _Loop(method, train, validation, config, seed, folder)
     return loop.run(on_evaluation)
 
@@ -128,7 +132,7 @@ def evaluate(method: Method, batches: Batches, seed: int, shared: bool = True) -
     method.eval()
     generator = torch.Generator(batches.device)
     sums: dict[str, Tensor] = {}
-    order = batches.in_order()
+    order = batches.spread()
     for index in order[distributed.rank() :: distributed.world_size()] if shared else order:
         generator.manual_seed(derive(seed, "evaluate", int(index[0])))
         seed_everything(seed, "evaluate", int(index[0]))
@@ -206,7 +210,8 @@ class _Loop:
             return self._train(on_evaluation)
 
     def _train(self, on_evaluation: Callable[[int, dict[str, float]], None] | None) -> Fitted:
-        started = last_saved = time.monotonic()
+        self.clock = last_saved = time.monotonic()
+        peak_memory.reset(self.device)
         config, state = self.config, self.state
         self.points = Points(self.folder / "points.jsonl") if distributed.rank() == 0 else None
         self._restore()
@@ -231,11 +236,21 @@ class _Loop:
                 if state.step % config.checkpoint_every == 0 or due or state.step == self.steps or state.stopped:
                     self._save()
                     last_saved = time.monotonic()
+            self._count_cost()
+            self._log({"system/train_seconds": state.seconds, "system/peak_memory_bytes": state.peak_bytes})
         finally:
             progress.close()
             if self.points is not None:
                 self.points.close()
-        return Fitted(state.step, self._keep_final_weights(), time.monotonic() - started)
+        return Fitted(state.step, self._keep_final_weights(), state.seconds, state.peak_bytes)
+
+    def _count_cost(self) -> None:
+        """Add what this process took since the last call."""
+        now = time.monotonic()
+        self.state.seconds += now - self.clock
+        self.clock = now
+        held = distributed.of_every_rank(peak_memory.peak_bytes(self.device))
+        self.state.peak_bytes = max(self.state.peak_bytes, *held)
 
     def _due(self, last_saved: float) -> bool:
         """Whether the last checkpoint is long ago; by the clock of rank 0, which the others ask at each log only."""
@@ -402,11 +417,11 @@ class _Loop:
         model = self.ema or self.method
         if self.points is None or self.sharding is not None or model.reads_labels or not isinstance(model, Encodes):
             return
-        count = min(representation.NUM_IMAGES, self.validation.size)
-        if count < 2:  # of a single image nothing can be told
+        looked_at = self.validation.sample(representation.NUM_IMAGES)
+        if len(looked_at) < 2:  # of a single image nothing can be told
             return
         with distributed.alone():
-            measured = representation.measure(model, self.validation.at(torch.arange(count)).images, self.seed)
+            measured = representation.measure(model, self.validation.at(looked_at).images, self.seed)
         self._log({diagnostics.REPRESENTATION + name: value for name, value in measured.items()})
 
     def _save(self) -> None:
@@ -416,6 +431,7 @@ class _Loop:
         self.window = [list(row) for row in window]
         if self.points is not None:
             self.state.offset = self.points.offset()
+        self._count_cost()
         content: dict[str, Any] = {
             "state": vars(self.state),
             "method": self.method.state_dict(),

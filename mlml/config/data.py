@@ -1,6 +1,6 @@
 """Data sets and their augmentation."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import (
     Field,
@@ -52,6 +52,7 @@ class AugmentConfig(Declared):
         solarise_threshold: values from here on, in [0, 1], are inverted.
     """
 
+    laid_over_defaults: ClassVar[bool] = True
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     flip_prob: Probability = 0.5
@@ -97,6 +98,7 @@ class MultiCropConfig(Declared):
         local: of the local crops.
     """
 
+    laid_over_defaults: ClassVar[bool] = True
     num_local: NonNegativeInt = 8
     local_size: Annotated[float, Field(gt=0, le=1)] = 96 / 224
     first: AugmentConfig = AugmentConfig(
@@ -118,5 +120,6 @@ class ShiftFlipConfig(Declared):
         flip_prob: 0 for images with text or digits.
     """
 
+    laid_over_defaults: ClassVar[bool] = True
     padding: NonNegativeInt = 4
     flip_prob: Probability = 0.5

@@ -120,8 +120,21 @@ class Batches:
         return Batch(as_float(images), labels.long() if labels.dtype == torch.uint8 else labels)
 
     def in_order(self) -> list[Tensor]:
-        """Indices of the split in order, cut into batches of nearly equal size: for evaluation."""
+        """Indices of the split in order, cut into batches of nearly equal size: for what is put together again."""
         return list(torch.arange(self.size).tensor_split(-(-self.size // self.batch_size)))
+
+    def spread(self) -> list[Tensor]:
+        """Indices of the split in batches of nearly equal size, every k-th in one: for losses over the batch.
+
+        Sources often lie sorted by class; neighbours would make batches of a single one.
+        """
+        count = -(-self.size // self.batch_size)
+        return [torch.arange(first, self.size, count) for first in range(count)]
+
+    def sample(self, count: int) -> Tensor:
+        """Indices of so many examples, or of all where there are fewer, at equal distances over the split."""
+        count = min(count, self.size)
+        return torch.arange(count) * self.size // count
 
 
 def _resident(array: NDArray[np.generic], device: torch.device) -> Tensor | NDArray[np.generic]:
