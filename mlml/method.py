@@ -1,11 +1,11 @@
 """The contract between a method and the training loop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mlml.config import Declared
@@ -102,6 +102,30 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class SamplesTexts(Protocol):
+    """A method that generates images of what a text says."""
+
+    def sample_texts(self, texts: Sequence[str], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] for each text."""
+        ...
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A method that draws a part of an image anew, as a text says."""
+
+    def edit(
+        self,
+        images: Float[Tensor, "b c h w"],
+        masks: Float[Tensor, "b 1 h w"],
+        texts: Sequence[str],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1], drawn anew where the mask is 1 and as they were where it is 0."""
+        ...
+
+
+@runtime_checkable
 class Reconstructs(Protocol):
     """A method that maps images to a latent space and back."""
 
@@ -127,4 +151,24 @@ class Sheets(Protocol):
 
         In eval mode; draws only from `generator`, and moves no state.
         """
+        ...
+
+
+@runtime_checkable
+class SamplesClasses(Protocol):
+    """A method that generates images of a class that it is told."""
+
+    def sample_classes(self, labels: Int[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] of each class."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """A method that tells how likely an image is to be drawn."""
+
+    def log_likelihood(
+        self, images: Float[Tensor, "b c h w"], num_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, " b"]:
+        """Log likelihood of images in [0, 1], in nats, or a lower bound that more samples tighten."""
         ...
