@@ -249,6 +249,7 @@ FAULTS = [
             ({"dataset": "dgits"}, "evaluation.q.dataset: must be 'digits', that of 'vae'; got 'dgits'"),
             ({"dataset": "dgits"}, "evaluation.q.extractor: 'classifier' is trained on 'digits', not on 'dgits'"),
             ({"num_samples": 9}, "evaluation.q.num_samples: must be greater than or equal to 10; got 9"),
+            ({"method": "reconstruction_quality", "window": 8}, "evaluation.q.window: must be odd; got 8"),
             ({"num_sample": 90}, "evaluation.q.num_sample: unknown key; did you mean 'num_samples'?"),
         )
     ),

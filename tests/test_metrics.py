@@ -142,7 +142,7 @@ def overlap_by_loops(x, y, k_recall, k_coverage):
 
 @pytest.mark.parametrize("ks", [(3, 5), (2, 1)])
 def test_the_overlap_is_that_of_loops(ks):
-    real, generated = drawn(17, 3, 5), drawn(23, 3, 6, scale=0.8, shift=0.7)
+    real, generated = drawn(17, 3, 7), drawn(23, 3, 8, shift=1.2)
     found, expected = metrics.overlap(real, generated, *ks), overlap_by_loops(real.numpy(), generated.numpy(), *ks)
     assert tuple(found) == pytest.approx(expected, abs=1e-12)
     assert len({round(value, 6) for value in found}) == 4  # no two of them could be exchanged unseen

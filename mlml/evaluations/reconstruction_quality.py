@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mlml import figures, metrics
 from mlml.config import EvaluationConfig
@@ -31,6 +31,13 @@ class ReconstructionQuality:
         """
 
         window: Annotated[int, Field(ge=3)] = 11
+
+        @field_validator("window")
+        @classmethod
+        def _odd(cls, window: int) -> int:
+            if window % 2 == 0:
+                raise ValueError(f"must be odd; got {window}")
+            return window
 
     def __init__(self, config: Config) -> None:
         self.config = config
