@@ -49,6 +49,11 @@ SMALL_UPDATE = 1e-5
 DIVERGED, EXPLODED = 1.0, 10.0
 """How far above its beginning the loss ended, or ever was, in units of the beginning."""
 
+BLOWN_UP, NEAR_ZERO = 1e3, 1.0
+"""The second for a loss that rises by its nature, in units of the beginning or of 1, for it may begin at nearly 0. Such
+losses are of unit vectors or of distributions: even a cross entropy of 65536 keys at a temperature of 0.01 is below 220
+(log K + 2 / temperature), so what is above is no nature of theirs."""
+
 OSCILLATING = 0.1
 """Scatter of the loss around its trend over the second half of a run, in units of the beginning."""
 
@@ -72,12 +77,19 @@ LOST_RANK = 4.0
 MIN_POINTS = 6
 """Fewer points of a curve show no oscillation."""
 
+_CALM = "lower train.optimizer.learning_rate, add schedule.warmup_steps, or set train.clip_norm"
+
 
 class Record(NamedTuple):
-    """What one run recorded: series by layer and measure, and by metric."""
+    """What one run recorded: series by layer and measure, and by metric.
+
+    Attributes:
+        loss_falls: whether the method's class says so (`mlml.method`).
+    """
 
     layers: Layers
     curves: dict[str, Series]
+    loss_falls: bool = True
 
 
 class Verdict(NamedTuple):
@@ -96,8 +108,13 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def read(path: Path) -> Record:
-    """Sort the points of a run by what they are about; an absent file is an empty record."""
+def read(path: Path, loss_falls: bool = True) -> Record:
+    """Sort the points of a run by what they are about; an absent file is an empty record.
+
+    Args:
+        path: of the points.
+        loss_falls: what the class of the method says, which the points do not.
+    """
     layers: Layers = {}
     curves: dict[str, Series] = {}
     for name, step, value in points.read(path):
@@ -106,7 +123,7 @@ def read(path: Path) -> Record:
             layers.setdefault(layer, {}).setdefault(measure, []).append((step, value))
         else:
             curves.setdefault(name, []).append((step, value))
-    return Record(layers, curves)
+    return Record(layers, curves, loss_falls)
 
 
 def diagnose(record: Record) -> list[Verdict]:
@@ -138,8 +155,13 @@ def of_loss(record: Record) -> list[Verdict]:
 
 
 def of_generalisation(record: Record) -> list[Verdict]:
-    """Bias and variance, from an accuracy if there is one; otherwise from how the two losses went."""
+    """Bias and variance, from an accuracy if there is one; otherwise from how the two losses went.
+
+    Neither where the loss need not fall: what such a method is measured by, a queue or a teacher, moves with it.
+    """
     curves = record.curves
+    if not record.loss_falls:
+        return []
     for phase in _phases(record):
         for name in [name for name in curves if name.startswith(f"{phase}/") and name.endswith("accuracy")]:
             quantity = name.removeprefix(f"{phase}/")
@@ -152,14 +174,15 @@ def of_generalisation(record: Record) -> list[Verdict]:
     return [verdict] if verdict else []
 
 
-def explain(path: Path, last: Mapping[str, float]) -> str:
+def explain(path: Path, last: Mapping[str, float], loss_falls: bool = True) -> str:
     """What the points of a run that had to stop say of the reason: "; diagnosis: ..." or nothing.
 
     Args:
         path: of its points.
         last: the last finite values of its metrics.
+        loss_falls: as of `read`.
     """
-    record = read(path)
+    record = read(path, loss_falls)
     for name, value in last.items():
         series = record.curves.setdefault(name, [])
         series.append((series[-1][0] + 1 if series else 1, value))
@@ -297,41 +320,77 @@ def small_updates(layers: Layers) -> Verdict | None:
 
 
 def losses(record: Record, phase: str) -> Verdict | None:
-    """A train loss that rose, that swings, or that did not fall."""
+    """A train loss that rose, that swings, or that did not fall; of one that need not fall, an explosion or swings."""
     curve = record.curves[f"{phase}/loss"]
     values = finite(curve)
     if not values:
-        return None
+        return _not_finite(record, phase)
     start = next(iter([*finite(_step_loss(record, phase)), values[0]]))
-    unit = max(abs(start), start - min(values))
+    end = median(values[-max(1, len(values) // 4) :])
+    unit = max(abs(start), start - min(values)) if record.loss_falls else max(abs(start), NEAR_ZERO)
     if unit == 0:
-        return None
-    way_out = "lower train.optimizer.learning_rate, add schedule.warmup_steps, or set train.clip_norm"
-    end, highest = median(values[-max(1, len(values) // 4) :]), max(values)
+        return _not_finite(record, phase)
+    rose = _rose(curve, start, end, unit) if record.loss_falls else _blew_up(curve, start, end, unit)
+    level = unit if record.loss_falls else max(unit, abs(end))  # it may begin far from where it stays
+    return (
+        rose
+        or _not_finite(record, phase)
+        or _swings(curve, start, level)
+        or (_unlearnt(record, phase, start, end, unit) if record.loss_falls else None)
+    )
+
+
+def _rose(curve: Series, start: float, end: float, unit: float) -> Verdict | None:
+    highest = max(finite(curve))
     rise = max((end - start) / unit / DIVERGED, (highest - start) / unit / EXPLODED)
-    if rise > 1:
-        at = next(step for step, value in curve if value == highest)
-        went = "diverges" if end - start > unit * DIVERGED else "exploded on its way"
-        sentence = f"the loss {went}: it began at {start:.4g}, was {highest:.4g} at step {at} and ended at {end:.4g}"
-        return Verdict("diverging loss", None, rise, f"{sentence}; {way_out}")
-    late = curve[len(curve) // 2 :]
-    if len(curve) >= MIN_POINTS and len(values) == len(curve):
-        slope, intercept = linear_regression(*zip(*late, strict=True))
-        scatter = pstdev([value - slope * step - intercept for step, value in late]) / unit
-        if scatter > OSCILLATING:
-            sentence = (
-                f"the loss oscillates: in the second half of the run it scatters by {scatter * unit:.2g} around its "
-                f"trend, where it began at {start:.4g}; {way_out}"
-            )
-            return Verdict("oscillating loss", None, scatter, sentence)
+    went = "diverges" if end - start > unit * DIVERGED else "exploded on its way"
+    return _risen(curve, went, start, end, rise) if rise > 1 else None
+
+
+def _blew_up(curve: Series, start: float, end: float, unit: float) -> Verdict | None:
+    rise = (max(finite(curve)) - start) / unit / BLOWN_UP
+    return _risen(curve, "exploded", start, end, rise) if rise > 1 else None
+
+
+def _risen(curve: Series, went: str, start: float, end: float, rise: float) -> Verdict:
+    highest = max(finite(curve))
+    at = next(step for step, value in curve if value == highest)
+    sentence = f"the loss {went}: it began at {start:.4g}, was {highest:.4g} at step {at} and ended at {end:.4g}"
+    return Verdict("diverging loss", None, rise, f"{sentence}; {_CALM}")
+
+
+def _not_finite(record: Record, phase: str) -> Verdict | None:
+    points_of_loss = [*record.curves[f"{phase}/loss"], *_step_loss(record, phase)]
+    bad = [step for step, value in points_of_loss if not math.isfinite(value)]
+    if not bad:
+        return None
+    return Verdict("diverging loss", None, math.inf, f"the loss stopped being finite at step {min(bad)}; {_CALM}")
+
+
+def _swings(curve: Series, start: float, unit: float) -> Verdict | None:
+    if len(curve) < MIN_POINTS or len(finite(curve)) < len(curve):
+        return None
+    second_half = curve[len(curve) // 2 :]
+    slope, intercept = linear_regression(*zip(*second_half, strict=True))
+    scatter = pstdev([value - slope * step - intercept for step, value in second_half]) / unit
+    if not scatter > OSCILLATING:
+        return None
+    sentence = (
+        f"the loss oscillates: in the second half of the run it scatters by {scatter * unit:.2g} around its trend, "
+        f"where it began at {start:.4g}; {_CALM}"
+    )
+    return Verdict("oscillating loss", None, scatter, sentence)
+
+
+def _unlearnt(record: Record, phase: str, start: float, end: float, unit: float) -> Verdict | None:
     fall = (start - end) / unit
-    if fall < UNLEARNT and f"{phase}/accuracy" not in record.curves:
-        sentence = (
-            f"high bias: the train loss began at {start:.4g} and ended at {end:.4g}, so nothing was learnt; train for "
-            "longer, raise train.optimizer.learning_rate, or take a larger network"
-        )
-        return Verdict("high bias", None, fall, sentence)
-    return None
+    if not fall < UNLEARNT or f"{phase}/accuracy" in record.curves:
+        return None
+    sentence = (
+        f"high bias: the train loss began at {start:.4g} and ended at {end:.4g}, so nothing was learnt; train for "
+        "longer, raise train.optimizer.learning_rate, or take a larger network"
+    )
+    return Verdict("high bias", None, fall, sentence)
 
 
 def bias_variance(
