@@ -22,6 +22,8 @@ RUN_BY_TESTS = {
     "mlml catalogue": "test_documents.py",
     "mlml export simclr --to onnx": "tests/pipelines/test_cli.py",
     "mlml sync": "test_repro.py",
+    "mlml table": "test_repro.py",
+    "mlml table --into docs/results.md": "test_repro.py",
     "mlml plan": "test_repro.py",
     "mlml repro": "test_parallel.py",
     "mlml repro simclr_linear": "test_parallel.py",
