@@ -7,7 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from mlml import model_folder
 from mlml.data.batches import Batch
-from mlml.generative.vae import Noisy, kl_to_standard_normal
+from mlml.generative._variational import Noisy
 
 CONFIG = {"encoder": {"network": "mlp", "hidden_widths": [16]}, "train": {"steps": 1}, "latent_dim": 3}
 
