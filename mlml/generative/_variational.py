@@ -7,7 +7,7 @@ its class; k = 0 for none.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ def importance_weighted_bound(
     return torch.logsumexp(log_p_x_given_z + log_p_z - log_q_z, 0) - math.log(len(log_p_z))
 
 
-def kl_weight(beta: float, warmup: float, progress: float) -> float:
+def warmed_up(beta: float, warmup: float, progress: float) -> float:
     """Weight of the KL term: a straight line from 0 to `beta` over the first `warmup` of the run, `beta` from there on.
 
     Bowman et al. 2016, arXiv:1511.06349, section 3.1; Sonderby et al. 2016, arXiv:1602.02282, section 2.3.
@@ -112,10 +112,10 @@ class Variational(Method):
         self.decoder = Decoder(
             config.latent_dim + condition_dim, spec.channels, spec.height, spec.width, config.decoder_width
         )
-        self.register_buffer("kl_weight", torch.tensor(kl_weight(config.beta, config.kl_warmup, 0.0)))
+        self.register_buffer("kl_weight", torch.tensor(warmed_up(config.beta, config.kl_warmup, 0.0)))
 
     def after_step(self, progress: float) -> None:
-        self.kl_weight.fill_(kl_weight(self.config.beta, self.config.kl_warmup, progress))
+        self.kl_weight.fill_(warmed_up(self.config.beta, self.config.kl_warmup, progress))
 
     def bound(
         self, images: Float[Tensor, "b c h w"], condition: Float[Tensor, "b k"], noise: Float[Tensor, "b d"]
@@ -181,10 +181,3 @@ class Variational(Method):
         """Features of images in [0, 1]: the encoder's, before the posterior."""
         features: Tensor = self.encoder(images)
         return features
-
-
-class Noisy(NamedTuple):
-    """Images, and the standard normal noise of their draws of z."""
-
-    images: Float[Tensor, "b c h w"]
-    noise: Float[Tensor, "b d"]

@@ -3,7 +3,7 @@
 Notation as in `mlml.generative._variational`; there is no condition.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,15 @@ from mlml import distributed
 from mlml.config import Declared, EncoderConfig, Probability, ShiftFlipConfig, TrainConfig
 from mlml.data.augment import shift_flip
 from mlml.data.batches import Batch
-from mlml.generative._variational import Noisy, Variational
+from mlml.generative._variational import Variational
 from mlml.method import Output
+
+
+class Noisy(NamedTuple):
+    """Images, and the standard normal noise of their draws of z."""
+
+    images: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b d"]
 
 
 class VAE(Variational):
