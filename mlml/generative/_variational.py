@@ -31,16 +31,12 @@ def kl_per_dimension(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) ->
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
 
-def draw(
-    mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"], noise: Float[Tensor, "b d"]
-) -> Float[Tensor, "b d"]:
-    """z of standard normal noise: the reparameterisation of Kingma & Welling 2014, Eq. 4."""
+def draw(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"], noise: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Z of standard normal noise: the reparameterisation of Kingma & Welling 2014, Eq. 4."""
     return mu + (0.5 * log_var).exp() * noise
 
 
-def log_normal(
-    z: Float[Tensor, "b d"], mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]
-) -> Float[Tensor, " b"]:
+def log_normal(z: Float[Tensor, "b d"], mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
     """Log density of each row of z under N(mu, exp(log_var)), in nats."""
     return -0.5 * (math.log(2 * math.pi) + log_var + (z - mu).square() / log_var.exp()).sum(1)
 
@@ -48,7 +44,7 @@ def log_normal(
 def log_likelihood_of_pixels(
     logits: Float[Tensor, "b c h w"], images: Float[Tensor, "b c h w"], likelihood: Likelihoods
 ) -> Float[Tensor, " b"]:
-    """log p(x|z) of each image, in nats, up to the constant that `log_constant` returns.
+    """Log p(x|z) of each image, in nats, up to the constant that `log_constant` returns.
 
     "bernoulli" is the negative binary cross entropy of the pixels; "gaussian" a normal of variance 1/2 around the
     decoder's output, so the negative squared error. Both are sums over the pixels of an image.
