@@ -6,19 +6,17 @@ Notation: `mu` (n, d) are means of the posterior of n images, d latent dimension
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mlml import figures
 from mlml.figures import LIGHT, style, write_png
 from mlml.method import Infers, SamplesClasses
 from mlml.prediction_figures import PALETTE, write_sheet
-from mlml.representation_figures import mapped
 from mlml.seeds import generator
 
 COLUMNS = 10
@@ -68,7 +66,7 @@ def write_latents(
         prefix: of the files' names.
     """
     mu, _ = method.infer(images)
-    write_map(mu.cpu().numpy(), classes, folder / f"{prefix}_latents.png")
+    write_map(mu, classes, folder / f"{prefix}_latents.png")
     write_traversals(method, mu, folder / f"{prefix}_traversals.png")
     if mu.shape[1] == 2:
         grid = torch.unflatten(method.decode(manifold(MANIFOLD_SIDE).to(mu)), 0, (MANIFOLD_SIDE, MANIFOLD_SIDE))
@@ -101,13 +99,13 @@ def write_traversals(method: Infers, mu: Float[Tensor, "n d"], path: Path) -> No
     write_sheet(rows, path)
 
 
-def write_map(mu: Float[NDArray[np.floating], "n d"], classes: Sequence[str], path: Path) -> None:
-    """Write a PNG of posterior means: two dimensions as they are, more by their principal components.
+def write_map(mu: Float[Tensor, "n d"], classes: Sequence[str], path: Path) -> None:
+    """Write a PNG of posterior means: up to two dimensions as they are, more by their principal components.
 
     A dot is an image, its colour the class.
     """
-    flat = mu.shape[1] <= 2 or len(mu) < 2
-    points = np.pad(mu, ((0, 0), (0, max(0, 2 - mu.shape[1]))))[:, :2] if flat else mapped(mu, "pca", 0)
+    flat = mu.shape[1] <= 2
+    points = (F.pad(mu, (0, 2 - mu.shape[1])) if flat else principal_components(mu)).cpu().numpy()
     groups = sorted(set(classes)) if len(classes) else [""]
     with style(LIGHT):
         figure = Figure(figsize=(5.4, 4.4), layout="constrained")
@@ -122,3 +120,10 @@ def write_map(mu: Float[NDArray[np.floating], "n d"], classes: Sequence[str], pa
         if 1 < len(groups) <= 2 * len(PALETTE):
             figure.legend(loc="outside right center", markerscale=2, handletextpad=0.1)
         write_png(figure, path)
+
+
+def principal_components(mu: Float[Tensor, "n d"]) -> Float[Tensor, "n 2"]:
+    """Coordinates along the two directions in which the rows vary most, from their mean."""
+    centred = mu.double() - mu.double().mean(0)
+    _, directions = torch.linalg.eigh(centred.T @ centred)  # (d, d), a column each, the greatest last
+    return centred @ directions[:, -2:].flip(1)

@@ -5,9 +5,18 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import norm
+from sklearn.decomposition import PCA
 
 from mlml import figures_generative
-from mlml.figures_generative import COLUMNS, manifold, write_classes, write_latents, write_map, write_traversals
+from mlml.figures_generative import (
+    COLUMNS,
+    manifold,
+    principal_components,
+    write_classes,
+    write_latents,
+    write_map,
+    write_traversals,
+)
 
 CPU = torch.device("cpu")
 
@@ -85,8 +94,15 @@ def test_latents_of_any_width_are_drawn_and_a_manifold_of_two(tmp_path, dims, la
     assert {path.name for path in tmp_path.glob("*.png")} == names
 
 
+def test_principal_components_are_those_of_scikit_learn():
+    mu = torch.randn(30, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 4.0, 0.5, 2.0, 1.0]) + 3
+    found, expected = principal_components(mu).numpy(), PCA(2, svd_solver="full").fit_transform(mu.double().numpy())
+    signs = np.sign((found * expected).sum(0))
+    np.testing.assert_allclose(found * signs, expected, atol=1e-5)
+
+
 def test_the_map_draws_each_class_in_its_colour(tmp_path):
-    mu = np.random.default_rng(0).normal(size=(40, 2))
+    mu = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
     write_map(mu, ["left"] * 20 + ["right"] * 20, tmp_path / "x.png")
     write_map(mu, ["left"] * 20 + ["right"] * 20, tmp_path / "again.png")
     write_map(mu, [], tmp_path / "plain.png")
