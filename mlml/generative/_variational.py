@@ -32,7 +32,7 @@ def kl_per_dimension(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) ->
 
 
 def draw(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"], noise: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-    """Z of standard normal noise: the reparameterisation of Kingma & Welling 2014, Eq. 4."""
+    """Return z of standard normal noise: the reparameterisation of Kingma & Welling 2014, Eq. 4."""
     return mu + (0.5 * log_var).exp() * noise
 
 
