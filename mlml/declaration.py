@@ -334,7 +334,7 @@ def _reference_faults(
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
         folder, dataset = catalogue.SECTIONS[experiment.family], data.get(experiment.dataset)
         reads = experiment.family in ("supervised", "probe") or (
-            experiment.family == "pretext"
+            experiment.family in ("pretext", "generative")
             and catalogue.class_constant(folder, experiment.method, "reads_labels", False)
         )
         targets = catalogue.class_constant(folder, experiment.method, "targets", "labels" if reads else None)

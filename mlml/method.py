@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mlml.config import Declared
@@ -131,4 +131,37 @@ class Sheets(Protocol):
 
         In eval mode; draws only from `generator`, and moves no state.
         """
+        ...
+
+
+@runtime_checkable
+class SamplesClasses(Protocol):
+    """A method that generates images of a class that it is told."""
+
+    def sample_classes(self, labels: Int[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] of each class."""
+        ...
+
+
+@runtime_checkable
+class Infers(Protocol):
+    """A method with a latent vector of standard normal prior, of which an image tells by a Gaussian posterior."""
+
+    def infer(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log variance of the posterior of images in [0, 1]."""
+        ...
+
+    def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1] of latent vectors."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """A method that tells how likely an image is to be drawn."""
+
+    def log_likelihood(
+        self, images: Float[Tensor, "b c h w"], num_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, " b"]:
+        """Log likelihood of images in [0, 1], in nats, or a lower bound that more samples tighten."""
         ...

@@ -57,7 +57,7 @@ def entry(family: str, name: str, **train) -> dict:
     masked = catalogue.class_constant(family, name, "targets", "labels") == "masks"
     unet = {"network": "unet", "width": 4, "num_stages": 2}
     encoder = unet if masked else smallest_encoder(fields["encoder"]) if "encoder" in fields else None
-    if name in COLOUR:  # a rounding, as of two ranks, can flip a ReLU: a grey image of the blobs has few grey values
+    if name in (*COLOUR, "conditional_vae"):  # a rounding, as of two ranks, can flip a ReLU: the blobs have few greys
         encoder = {**encoder, "activation": "gelu"}
     given = {"encoder": encoder, "train": {**TRAIN, **train}}
     given["norm_groups"] = (
