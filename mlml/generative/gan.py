@@ -4,7 +4,7 @@ Notation as in `mlml.generative._adversarial`.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -76,7 +76,7 @@ class GAN(Method):
         augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
 
         @model_validator(mode="after")
-        def _own_gradients(self) -> "Config":
+        def _own_gradients(self) -> Self:
             if self.r1_gamma > 0 and self.discriminator_norm == "batch":
                 raise ValueError("discriminator_norm must not be 'batch' where r1_gamma is above 0; it mixes images")
             return self
@@ -88,9 +88,7 @@ class GAN(Method):
         size = (spec.height, spec.width)
         self.generator = Decoder(config.latent_dim, spec.channels, *size, config.generator_width)
         norm = config.discriminator_norm or ("none" if config.spectral_norm or config.r1_gamma else "batch")
-        self.discriminator = ConvDiscriminator(
-            spec.channels, *size, config.discriminator_width, PlainNorm(name=norm)
-        )
+        self.discriminator = ConvDiscriminator(spec.channels, *size, config.discriminator_width, PlainNorm(name=norm))
         for player in (self.generator, self.discriminator):
             adversarial.initialise_as_dcgan(player)
         if config.spectral_norm:

@@ -31,9 +31,7 @@ class ConvDiscriminator(nn.Module):
         feature_dim: of the features before the linear layer.
     """
 
-    def __init__(
-        self, channels: int, height: int, width: int, base_width: int, norm: NormConfig = BATCH_NORM
-    ) -> None:
+    def __init__(self, channels: int, height: int, width: int, base_width: int, norm: NormConfig = BATCH_NORM) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         size, before, after = (height, width), channels, base_width
