@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mlml.config import Declared
@@ -127,4 +127,13 @@ class Sheets(Protocol):
 
         In eval mode; draws only from `generator`, and moves no state.
         """
+        ...
+
+
+@runtime_checkable
+class SamplesClasses(Protocol):
+    """A method that generates images of classes."""
+
+    def sample_classes(self, labels: Int[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] of each class."""
         ...

@@ -4,7 +4,7 @@ Notation: G is the generator, D the discriminator before its sigmoid (a critic h
 z latent vectors. `real` = D(x) and `fake` = D(G(z)) are logits, (b,).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -45,23 +45,27 @@ def with_gradient(
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b c h w"]]:
     """Logits of images, and their gradient by the images, of which gradients can be taken again.
 
-    In evaluation, where nothing is to be learnt, too. In float32 whatever the loop computes in: a gradient of a
-    gradient has no digits to spare.
+    In the precision of the images whatever the loop computes in: a gradient of a gradient has no digits to spare.
     """
     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
-        images = images.detach().float().requires_grad_()
+        images = images.detach().requires_grad_()
         logits = judge(images)
         # the sum's gradient has that of each image in its row, as no norm of ours mixes images
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return logits, gradient
 
 
-def r1_penalty(gradient: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Half the mean squared norm of D's gradient at real images (Mescheder et al. 2018, arXiv:1801.04406, Eq. 9).
+def judged_with_r1(
+    judge: Judge, images: Float[Tensor, "b c h w"], gamma: float
+) -> tuple[Float[Tensor, " b"], Float[Tensor, ""]]:
+    """Logits of real images, and R1 of them (Mescheder et al. 2018, arXiv:1801.04406, Eq. 9); 0 where gamma is.
 
-    Without their factor gamma.
+    R1 is gamma / 2 times the mean squared norm of the gradient of D by its image.
     """
-    return gradient.square().flatten(1).sum(1).mean() / 2
+    if gamma == 0:
+        return judge(images), images.new_zeros(())
+    logits, gradient = with_gradient(judge, images)
+    return logits, gamma / 2 * gradient.square().flatten(1).sum(1).mean()
 
 
 def gradient_penalty(gradient: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
@@ -105,6 +109,14 @@ def draw_latents(
     if prior == "uniform":
         return 2 * torch.rand(shape, generator=generator, device=device) - 1
     return torch.randn(shape, generator=generator, device=device)
+
+
+def rates(player: nn.Module, factor: float) -> Mapping[nn.Parameter, float]:
+    """The factor of the learning rate, for every parameter of a player.
+
+    Two players may learn at rates of their own (Heusel et al. 2017, arXiv:1706.08500, section 2).
+    """
+    return dict.fromkeys(player.parameters(), factor)
 
 
 def initialise_as_dcgan(network: nn.Module) -> None:

@@ -42,6 +42,7 @@ class GAN(Method):
 
     phases = ("discriminator", "generator")
     measures = ("diversity",)
+    loss_falls = False
 
     class Config(Declared):
         """Numbers of the GAN.
@@ -103,9 +104,7 @@ class GAN(Method):
         return (self.discriminator if phase == "discriminator" else self.generator).parameters()
 
     def rate_factors(self, phase: str) -> Mapping[nn.Parameter, float]:
-        if phase == "discriminator":
-            return {}
-        return dict.fromkeys(self.generator.parameters(), self.config.generator_rate)
+        return adversarial.rates(self.generator, self.config.generator_rate) if phase == "generator" else {}
 
     def forward(self, batch: Drawn, phase: str) -> Output:
         config, images = self.config, 2 * batch.images - 1
@@ -115,12 +114,7 @@ class GAN(Method):
             return Output(loss, {"diversity": adversarial.diversity(made, images)})
         with torch.no_grad():
             made = self._made(batch.latents)
-        penalty = torch.zeros((), device=images.device)
-        if config.r1_gamma > 0:
-            real, gradient = adversarial.with_gradient(self._judged, images)
-            penalty = config.r1_gamma * adversarial.r1_penalty(gradient)
-        else:
-            real = self._judged(images)
+        real, penalty = adversarial.judged_with_r1(self._judged, images, config.r1_gamma)
         fake = self._judged(made)
         loss = adversarial.discriminator_loss(config.loss, real, fake) + penalty
         return Output(loss, adversarial.standing(real, fake))

@@ -26,12 +26,21 @@ class ConvDiscriminator(nn.Module):
         width: of the image, in pixels.
         base_width: channels after the first convolution.
         norm: what takes the place of batch norm.
+        last_bias: whether the logit has a bias; a critic, of whose scores only differences count, needs none.
 
     Attributes:
         feature_dim: of the features before the linear layer.
     """
 
-    def __init__(self, channels: int, height: int, width: int, base_width: int, norm: NormConfig = BATCH_NORM) -> None:
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        base_width: int,
+        norm: NormConfig = BATCH_NORM,
+        last_bias: bool = True,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         size, before, after = (height, width), channels, base_width
@@ -44,7 +53,7 @@ class ConvDiscriminator(nn.Module):
             size, before, after = (size[0] // 2, size[1] // 2), after, 2 * after
         self.layers = nn.Sequential(*layers)
         self.feature_dim = before * size[0] * size[1]
-        self.to_logit = nn.Linear(self.feature_dim, 1)
+        self.to_logit = nn.Linear(self.feature_dim, 1, bias=last_bias)
 
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """What the linear layer takes, of images about [-1, 1]."""
