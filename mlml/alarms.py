@@ -18,9 +18,9 @@ ALWAYS_RIGHT, APART = 0.99, 9.2
 """Accuracy of the discriminator, and distance of its mean logits: with sigmoids of 0.99 and 0.01 the generator of a
 minimax game has a hundredth of its gradient left (Arjovsky & Bottou 2017, arXiv:1701.04862, theorem 2.4)."""
 
-ALIKE, LOST_DIVERSITY = 0.25, 2.0
-"""Distance of generated images to their nearest other, over that of real ones, and by how much it fell from its most:
-an untrained generator begins with images that are alike, which is no illness."""
+ALIKE, LOST_DIVERSITY, SETTLED = 0.25, 2.0, 20
+"""Distance of generated images to their nearest other, over that of real ones; by how much it fell from its most; and
+after how many points it need not have fallen. Images of an untrained generator may be alike, which is no illness."""
 
 FAR_APART, GROWN = 100.0, 10.0
 """Distance of the mean logits in the end, and over that of the first half of the run: the logits of players that do
@@ -32,9 +32,8 @@ def of_adversaries(record: Record) -> list[Verdict]:
 
     The end is the last quarter of the points of a metric; a median counts, so that one odd step makes no illness.
     """
-    found = (_diverging(record), _saturated(record), _collapsed(record))
-    diverging, saturated, collapsed = found
-    return [verdict for verdict in (diverging or saturated, collapsed) if verdict is not None]
+    found = (_diverging(record) or _saturated(record), _collapsed(record))
+    return [verdict for verdict in found if verdict is not None]
 
 
 def _diverging(record: Record) -> Verdict | None:
@@ -68,12 +67,13 @@ def _collapsed(record: Record) -> Verdict | None:
     series = record.curves.get("generator/diversity", [])
     end = _end(series)
     most = max((value for _, value in series), default=0.0)
-    if end is None or not end < ALIKE or not end * LOST_DIVERSITY < most:
+    fell = end is not None and end * LOST_DIVERSITY < most
+    if end is None or not end < ALIKE or not (fell or len(series) >= SETTLED):
         return None
     sentence = (
-        f"mode collapse: generated images are alike: a nearest other of a batch is {end:.2g} times as far as of real "
-        f"images, where it was {most:.2g}; lower train.optimizer.learning_rate or generator_rate, set spectral_norm or "
-        "r1_gamma, or take wgan_gp"
+        f"mode collapse: generated images are alike: the nearest other of a batch is {end:.2g} times as far as that of "
+        f"real images, where it was {most:.2g} at best; lower train.optimizer.learning_rate or "
+        "generator_rate, set spectral_norm or r1_gamma, or take wgan_gp"
     )
     return Verdict("mode collapse", None, end, sentence)
 
