@@ -33,6 +33,9 @@ class Method(nn.Module):
             others is refused before anything runs. None: not told.
         reads_labels: whether training does; a pretext that does not never looks at them. Labels pull the features of
             a class together, so few directions of them are no illness there.
+        loss_falls: whether a train loss that rises or stays is an illness, as a literal. Not where it rises by its
+            nature, as against a queue or a teacher that gets better, or hardly moves: then `mlml.diagnostics` judges
+            neither its course nor bias and variance, but tells of one that explodes or swings.
         channels: of the images that it can learn from, as a literal; checked before anything runs where the source
             tells of its own. None: any.
     """
@@ -42,6 +45,7 @@ class Method(nn.Module):
     targets: ClassVar[str] = "labels"
     measures: tuple[str, ...] | None = None
     reads_labels: ClassVar[bool] = False
+    loss_falls: ClassVar[bool] = True
     channels: ClassVar[int | None] = None
 
     def __init__(self, config: Any, spec: DataSpec) -> None:

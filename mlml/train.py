@@ -364,7 +364,8 @@ class _Loop:
     def _refuse(self, what: str, last: Mapping[str, float]) -> None:
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items()) or "none"
         self._log_measures()
-        said = diagnostics.explain(self.folder / "points.jsonl", last) if self.points is not None else ""
+        falls, points = self.method.loss_falls, self.folder / "points.jsonl"
+        said = diagnostics.explain(points, last, falls) if self.points is not None else ""
         message = (
             f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint, if there "
             f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm{said}"
