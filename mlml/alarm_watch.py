@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from mlml import alarms
-from mlml.diagnostics import Record, Series, Verdict
+from mlml.diagnostics import Record, Verdict
+from mlml.series import Series
 
 logger = logging.getLogger(__name__)
 

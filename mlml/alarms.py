@@ -1,9 +1,9 @@
 """Illnesses of generative methods; verdicts as those of `mlml.diagnostics`, from the metrics that a method logs."""
 
-import math
 from statistics import median
 
-from mlml.diagnostics import Record, Series, Verdict
+from mlml.diagnostics import Record, Verdict
+from mlml.series import Series, finite
 
 WATCHED = ("discriminator/accuracy", "discriminator/margin", "critic/margin", "generator/diversity")
 """Metrics that alarms during a run are judged by."""
@@ -80,5 +80,5 @@ def _collapsed(record: Record) -> Verdict | None:
 
 def _end(series: Series) -> float | None:
     """Median of the last quarter; None of a series too short to have one."""
-    values = [value for _, value in series if math.isfinite(value)]
+    values = finite(series)
     return median(values[-max(1, len(values) // 4) :]) if len(values) >= MIN_POINTS else None

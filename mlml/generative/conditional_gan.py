@@ -88,7 +88,7 @@ class ConditionalGAN(Method):
 
     phases = ("discriminator", "generator")
     measures = ("diversity",)
-    loss_falls = False
+    loss_falls = False  # what it is measured by, the other player, learns too
     reads_labels = True
 
     class Config(Declared):

@@ -42,7 +42,7 @@ class GAN(Method):
 
     phases = ("discriminator", "generator")
     measures = ("diversity",)
-    loss_falls = False
+    loss_falls = False  # what it is measured by, the other player, learns too
 
     class Config(Declared):
         """Numbers of the GAN.

@@ -43,7 +43,7 @@ class WGANGP(Method):
 
     phases = ("critic", "generator")
     measures = ("diversity",)
-    loss_falls = False
+    loss_falls = False  # what it is measured by, the other player, learns too
 
     class Config(Declared):
         """Numbers of WGAN-GP; the paper's, but for the widths.
