@@ -28,7 +28,7 @@ class AlarmWatch:
         self.stops, self.lost, self.in_a_row = stops, False, 0
         self.series: dict[str, Series] = {}
         self.sound: tuple[dict[str, Tensor], dict[str, float]] | None = None
-        self._said: set[str] = set()
+        self._said: list[str] = []  # kinds of alarms
 
     def note(self, step: int, values: Mapping[str, float]) -> None:
         """Keep what is logged, if an alarm is judged by it."""
@@ -49,8 +49,8 @@ class AlarmWatch:
         heard: list[Verdict] = alarms.of_adversaries(Record({}, self.series)) if self.series else []
         for verdict in heard:
             if verdict.kind not in self._said:
+                self._said.append(verdict.kind)
                 logger.warning("step %d: %s", step, verdict.sentence)
-            self._said.add(verdict.kind)
         self.in_a_row = self.in_a_row + 1 if heard else 0
         if self.stops and not heard:
             self.sound = {name: value.clone() for name, value in weights.items()}, dict(metrics)

@@ -1,8 +1,10 @@
 """From an image to one number: how real it looks."""
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrize
 
 from mlml.config import NormConfig, PlainNorm
 from mlml.layers import norm as norms
@@ -12,6 +14,9 @@ MIN_GRID = 4
 """Grids that are at most as long on their shorter side are not halved again."""
 
 BATCH_NORM = PlainNorm(name="batch")
+
+FIRST_ITERATIONS = 15
+"""Of the power iteration, before the first use."""
 
 
 class ConvDiscriminator(nn.Module):
@@ -66,12 +71,44 @@ class ConvDiscriminator(nn.Module):
         return logits[:, 0]
 
 
-def normalise_spectrally(network: nn.Module) -> None:
-    """Divide the weight of every convolution, linear layer and embedding by its largest singular value.
+class SpectralNorm(nn.Module):
+    """A weight over its largest singular value, as a parametrisation: Miyato et al. 2018, arXiv:1802.05957, Eq. 8.
 
-    Miyato et al. 2018, arXiv:1802.05957, Eq. 8 and Algorithm 1: one step of the power iteration at each use in train
-    mode. A convolution counts as the matrix of its outputs by all the rest. The vectors of the iteration are buffers.
+    One step of the power iteration of Algorithm 1 at each use in train mode; u and v are buffers. A convolution counts
+    as the matrix of its outputs by all the rest. Torch's own stops in half precision, whose products it takes.
+
+    Args:
+        weight: the one to come, by which u and v begin.
     """
+
+    def __init__(self, weight: Float[Tensor, "n ..."]) -> None:
+        super().__init__()
+        matrix = weight.detach().flatten(1)  # (n, d)
+        self.u: Tensor
+        self.v: Tensor
+        self.register_buffer("u", F.normalize(torch.randn_like(matrix[:, 0]), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn_like(matrix[0]), dim=0))
+        for _ in range(FIRST_ITERATIONS):
+            self._iterate(matrix)
+
+    def forward(self, weight: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Normalise the weight."""
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.flatten(1)
+            if self.training:
+                self._iterate(matrix)
+            # copies, for the next use of this step changes them in place
+            largest = torch.dot(self.u.clone(), matrix @ self.v.clone())
+            return weight / largest
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Float[Tensor, "n d"]) -> None:
+        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+
+
+def normalise_spectrally(network: nn.Module) -> None:
+    """Give every convolution, linear layer and embedding of a network a weight of spectral norm 1."""
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
-            parametrizations.spectral_norm(module)
+            parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight))

@@ -69,10 +69,10 @@ def test_penalties_of_a_linear_map_are_known():
 def test_gradients_are_finite_differences(objective):
     """Of the whole loss of the discriminator, penalty included, by its weights: a derivative of a derivative."""
     torch.manual_seed(0)
-    norm = PlainNorm(name="layer" if objective == "wgan_gp" else "none")
-    judge = ConvDiscriminator(1, 8, 8, 2, norm).double()
+    size, norm = (16, "layer") if objective == "wgan_gp" else (8, "none")
+    judge = ConvDiscriminator(1, size, size, 2, PlainNorm(name=norm)).double()
     generator = torch.Generator().manual_seed(1)
-    real, made = torch.rand(2, 3, 1, 8, 8, generator=generator, dtype=torch.float64) * 2 - 1
+    real, made = torch.rand(2, 3, 1, size, size, generator=generator, dtype=torch.float64) * 2 - 1
     between = torch.lerp(made, real, 0.3)
 
     def loss():
