@@ -133,7 +133,8 @@ def diagnose(record: Record) -> list[Verdict]:
     """
     from mlml import alarms  # which imports this module
 
-    found = [*of_loss(record), *of_representation(record), *alarms.of_latents(record), *of_layers(record)]
+    ills = (*alarms.of_latents(record), *alarms.of_adversaries(record))
+    found = [*of_loss(record), *of_representation(record), *ills, *of_layers(record)]
     return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
 
 
