@@ -19,6 +19,7 @@ FAMILIES = {
     "Pretext methods": "pretext",
     "Probes": "probes",
     "Generative methods": "generative",
+    "Evaluations of generative methods": "evaluations",
     "Searches": "search",
     "Studies": "studies",
     "Illustrations": "illustrations",

@@ -1,6 +1,6 @@
 """The contract between a method and the training loop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -102,6 +102,30 @@ class Samples(Protocol):
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Draw images in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class SamplesTexts(Protocol):
+    """A method that generates images of what a text says."""
+
+    def sample_texts(self, texts: Sequence[str], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] for each text."""
+        ...
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A method that draws a part of an image anew, as a text says."""
+
+    def edit(
+        self,
+        images: Float[Tensor, "b c h w"],
+        masks: Float[Tensor, "b 1 h w"],
+        texts: Sequence[str],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1], drawn anew where the mask is 1 and as they were where it is 0."""
         ...
 
 

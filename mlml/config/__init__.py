@@ -3,6 +3,8 @@
 from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.evaluation import EvaluationConfig
+from mlml.config.flow_schedule import Schedule
 from mlml.config.layers import (
     ActivationConfig,
     ConstantInitialiser,
@@ -81,6 +83,7 @@ __all__ = [
     "DropoutLayer",
     "ELUActivation",
     "EncoderConfig",
+    "EvaluationConfig",
     "ExponentialSchedule",
     "FloatDimension",
     "Fraction",
@@ -112,6 +115,7 @@ __all__ = [
     "RMSPropConfig",
     "ReshapingLayer",
     "SGDConfig",
+    "Schedule",
     "ScheduleConfig",
     "SearchConfig",
     "ShiftFlipConfig",
