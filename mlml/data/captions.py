@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
 from numpy.typing import NDArray
 
 PADDING, UNKNOWN, FIRST_WORD = 0, 1, 2
@@ -38,8 +37,8 @@ def longest(captions: Sequence[str]) -> int:
     return min(max((len(words(caption)) for caption in captions), default=1) or 1, MAX_LENGTH)
 
 
-def tokenise(captions: Sequence[str], known: Sequence[str], length: int) -> Int[NDArray[np.int64], "n l"]:
-    """Tokens of captions, padded or cut to `length`."""
+def tokenise(captions: Sequence[str], known: Sequence[str], length: int) -> NDArray[np.int64]:
+    """Tokens of captions, (n, l), padded or cut to `length`."""
     places = {word: FIRST_WORD + place for place, word in enumerate(known)}
     tokens = np.full((len(captions), length), PADDING, np.int64)
     for row, caption in zip(tokens, captions, strict=True):
