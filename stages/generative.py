@@ -12,10 +12,10 @@ def work(stage: Stage) -> None:
     """Train every seed; measure the loss on test, and draw samples, reconstructions and interpolations."""
     import torch
 
-    from mlml import figures
+    from mlml import figures, figures_diffusion
     from mlml.data.batches import split_batches
     from mlml.data.dataset import PreparedData
-    from mlml.method import Method, Reconstructs, Samples
+    from mlml.method import Diffuses, Edits, Guides, Method, Reconstructs, Samples, SamplesTexts
     from mlml.seeds import generator
     from mlml.train import evaluate
     from stages._training import FIGURES, fresh_folder, train_experiment
@@ -25,10 +25,11 @@ def work(stage: Stage) -> None:
     @torch.no_grad()
     def assess(method: Method, data: PreparedData, seed: int) -> dict[str, float]:
         device = next(method.parameters()).device
-        test = split_batches(data, "test", method.config.train.batch_size, seed, device)
+        test = split_batches(data, "test", method.config.train.batch_size, seed, device, method.targets)
         if isinstance(method, Samples):
             samples = method.sample(NUM_IMAGES, generator(device, seed, "samples"))
             figures.image_grid(samples.cpu().numpy(), COLUMNS, folder / f"seed_{seed}_samples.png")
+            figures_diffusion.write_nearest(samples, data.split("train").images, folder / f"seed_{seed}_nearest.png")
         if isinstance(method, Reconstructs):
             images = test.at(torch.arange(min(test.size, 4 * COLUMNS))).images
             again = method.reconstruct(images)
@@ -37,6 +38,18 @@ def work(stage: Stage) -> None:
             half = min(len(images) // 2, INTERPOLATIONS)
             between = method.interpolate(images[:half], images[half : 2 * half], INTERPOLATION_STEPS)
             figures.rows_grid(between.cpu().numpy(), folder / f"seed_{seed}_interpolation.png")
+        if isinstance(method, Diffuses):
+            figures_diffusion.write_film(method, test, seed, folder / f"seed_{seed}_film")
+        if isinstance(method, Guides):
+            path = folder / f"seed_{seed}_guidance.png"
+            figures_diffusion.write_guidance(method, len(data.spec.classes), seed, device, path)
+        if isinstance(method, SamplesTexts):
+            figures_diffusion.write_texts(
+                method, data.split("test").captions or [], seed, device, folder, f"seed_{seed}"
+            )
+        if isinstance(method, Edits):
+            path = folder / f"seed_{seed}_edits.png"
+            figures_diffusion.write_edits(method, test, data.split("test").captions or [], seed, path)
         return {f"test/{name}": value for name, value in evaluate(method, test, seed).items()}
 
     train_experiment(stage, assess)
