@@ -35,7 +35,7 @@ class Able(nn.Module):
 
     def edit(self, images, masks, texts, generator):
         self.asked.append(texts)
-        return torch.where(masks == 1, torch.rand(images.shape, generator=generator), images)
+        return torch.where(masks[:, None], torch.rand(images.shape, generator=generator), images)
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def test_a_method_that_cannot_says_so(able, asked, said):
 
 
 def test_an_edit_leaves_what_the_mask_leaves(able):
-    image, mask = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, 1, 8, 8)
-    mask[..., :4] = 1
+    image, mask = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, 8, 8, dtype=torch.bool)
+    mask[..., :4] = True
     found = edit(able, image, mask, "a circle", 3)
     assert torch.equal(found[..., 4:], image[..., 4:])
     assert not torch.equal(found, image)

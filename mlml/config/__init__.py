@@ -3,6 +3,16 @@
 from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.diffusion import (
+    AncestralSampler,
+    DDIMSampler,
+    DenoiserConfig,
+    DPMSolverSampler,
+    HeunSampler,
+    SamplerConfig,
+    TextEncoderConfig,
+    check_process,
+)
 from mlml.config.evaluation import EvaluationConfig
 from mlml.config.flow_schedule import Schedule
 from mlml.config.layers import (
@@ -66,6 +76,7 @@ __all__ = [
     "AdaGradConfig",
     "AdamConfig",
     "AdamWConfig",
+    "AncestralSampler",
     "AugmentConfig",
     "BelowOne",
     "CategoricalDimension",
@@ -75,9 +86,12 @@ __all__ = [
     "ConvolutionLayer",
     "CosineSchedule",
     "CyclicalSchedule",
+    "DDIMSampler",
+    "DPMSolverSampler",
     "DataEntry",
     "DeclarationError",
     "Declared",
+    "DenoiserConfig",
     "DenseEncoderConfig",
     "Dimension",
     "DropoutLayer",
@@ -90,6 +104,7 @@ __all__ = [
     "FullyConnectedLayer",
     "GELUActivation",
     "GroupNormConfig",
+    "HeunSampler",
     "InitialiserConfig",
     "IntDimension",
     "LARSConfig",
@@ -115,6 +130,7 @@ __all__ = [
     "RMSPropConfig",
     "ReshapingLayer",
     "SGDConfig",
+    "SamplerConfig",
     "Schedule",
     "ScheduleConfig",
     "SearchConfig",
@@ -123,10 +139,12 @@ __all__ = [
     "StepSchedule",
     "StudyConfig",
     "SwishActivation",
+    "TextEncoderConfig",
     "TokenEncoderConfig",
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
+    "check_process",
     "faults",
     "is_share",
     "overridden",
