@@ -1,7 +1,7 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
-from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
+from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
 from mlml.config.diffusion import (
     AncestralSampler,
@@ -78,6 +78,7 @@ __all__ = [
     "AdamWConfig",
     "AncestralSampler",
     "AugmentConfig",
+    "AugmentForm",
     "BelowOne",
     "CategoricalDimension",
     "ComparisonConfig",
