@@ -126,4 +126,5 @@ def principal_components(mu: Float[Tensor, "n d"]) -> Float[Tensor, "n 2"]:
     """Coordinates along the two directions in which the rows vary most, from their mean."""
     centred = mu.double() - mu.double().mean(0)
     _, directions = torch.linalg.eigh(centred.T @ centred)  # (d, d), a column each, the greatest last
-    return centred @ directions[:, -2:].flip(1)
+    coordinates: Tensor = centred @ directions[:, -2:].flip(1)
+    return coordinates

@@ -68,7 +68,7 @@ def fused_view(
     if blur is not None:
         taps = gaussian_taps(blur, min(size), images.dtype)
         rows, columns = _blurred(rows, taps), _blurred(columns, taps)
-    halfway = (images.flatten(1, 2) @ columns.mT).unflatten(1, images.shape[1:3])  # X Cᵀ (b, c, h, W)
+    halfway = torch.unflatten(images.flatten(1, 2) @ columns.mT, 1, images.shape[1:3])  # X Cᵀ (b, c, h, W)
     views = torch.stack([rows @ channel for channel in halfway.unbind(1)], 1)  # without a copy of R for each channel
     if jitter is None and grey is None:
         return views

@@ -5,7 +5,7 @@ embedding of time and condition, l the number of text tokens and d their width.
 """
 
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class Denoiser(nn.Module):
             return _Block(config, before, after, embedding_dim, token_dim, attends)
 
         self.first = nn.Conv2d(channels, config.width, 3, padding=1)
-        self.down, self.halve, self.up, self.double = (nn.ModuleList() for _ in range(4))
+        self.down, self.halve, self.up, self.enlarge = (nn.ModuleList() for _ in range(4))
         width, skipped = config.width, [config.width]
         for grid, after in enumerate(widths):
             befores = [width] + [after] * (config.num_blocks - 1)
@@ -99,7 +99,7 @@ class Denoiser(nn.Module):
                 width = widths[grid]
             self.up.append(blocks)
             if grid:
-                self.double.append(nn.Conv2d(width, width, 3, padding=1))
+                self.enlarge.append(nn.Conv2d(width, width, 3, padding=1))
         self.last = nn.Sequential(_norm(config, width), nn.SiLU(), _zero(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(
@@ -117,7 +117,7 @@ class Denoiser(nn.Module):
         grid = self.first(x)
         skipped = [grid]
         for number, blocks in enumerate(self.down):
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 grid = block(grid, embedding, tokens)  # (b, c_s, h_s, w_s)
                 skipped.append(grid)
             if number < len(self.halve):
@@ -126,11 +126,11 @@ class Denoiser(nn.Module):
         for block in self.middle:
             grid = block(grid, embedding, tokens)
         for number, blocks in enumerate(self.up):
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 grid = block(torch.cat([grid, skipped.pop()], 1), embedding, tokens)
-            if number < len(self.double):
+            if number < len(self.enlarge):
                 height, width = self.sizes[-2 - number]
-                grid = self.double[number](F.interpolate(grid, scale_factor=2.0)[..., :height, :width])
+                grid = self.enlarge[number](F.interpolate(grid, scale_factor=2.0)[..., :height, :width])
         prediction: Tensor = self.last(grid)
         return prediction
 
@@ -178,13 +178,14 @@ class _Attention(nn.Module):
             k, v = torch.cat([k, token_k], 1), torch.cat([v, token_v], 1)
         split = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (b, heads, n, c')
         attended = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)  # (b, h w, c)
-        return grid + self.out(attended).transpose(1, 2).reshape(grid.shape)
+        added: Tensor = self.out(attended).transpose(1, 2).reshape(grid.shape)
+        return grid + added
 
 
 def _zero(layer: L) -> L:
     """Let a layer begin with weights of 0."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 

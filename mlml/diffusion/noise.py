@@ -44,7 +44,7 @@ class NoiseSchedule:
             given = f"{beta.min()} to {beta.max()}" if len(beta) else "none"
             raise ValueError(f"noise schedule: every beta must be greater than 0 and less than 1; got {given}")
         self.beta = beta.astype(np.float64)
-        self.alpha_bar: NDArray[np.float64] = np.cumprod(1 - self.beta)
+        self.alpha_bar: NDArray[np.float64] = np.cumprod(1 - self.beta).astype(np.float64)
         self._log_sigma = 0.5 * (np.log1p(-self.alpha_bar) - np.log(self.alpha_bar))  # (T,), rising
 
     @property

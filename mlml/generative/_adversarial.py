@@ -73,7 +73,8 @@ def gradient_penalty(gradient: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
 
     Without their factor lambda.
     """
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    return penalty
 
 
 def standing(real: Float[Tensor, " b"], fake: Float[Tensor, " b"]) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class ConditionalGAN(Method):
     Generated images are of the classes of the batch. Both players, and a step, are otherwise those of `gan`.
     """
 
-    phases = ("discriminator", "generator")
+    phases: tuple[str, ...] = ("discriminator", "generator")
     measures = ("diversity",)
     loss_falls = False  # what it is measured by, the other player, learns too
     reads_labels = True

@@ -40,7 +40,7 @@ class GAN(Method):
     What is evaluated is the generator's loss, which says how the game stands and not how good the images are.
     """
 
-    phases = ("discriminator", "generator")
+    phases: tuple[str, ...] = ("discriminator", "generator")
     measures = ("diversity",)
     loss_falls = False  # what it is measured by, the other player, learns too
 

@@ -176,7 +176,12 @@ class GLIDE(Method):
             return self.process.denoise(self._predict(tokens, images, erased))
         known = (images.repeat(2, 1, 1, 1), erased.repeat(2, 1, 1, 1))
         both = self._predict(torch.cat([tokens, torch.full_like(tokens, PADDING)]), *known)
-        return self.process.denoise(lambda x, t: guided(*both(x.repeat(2, 1, 1, 1), t.repeat(2)).chunk(2), scale))
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            conditional, unconditional = both(x.repeat(2, 1, 1, 1), t.repeat(2)).chunk(2)
+            return guided(conditional, unconditional, scale)
+
+        return self.process.denoise(predict)
 
     def _predict(self, tokens: Tensor, images: Tensor, erased: Tensor) -> Predict:
         """The network for these captions, and for what is left of these images."""

@@ -138,6 +138,7 @@ class GuidedDiffusion(Method):
             if scale == 1:
                 return self.denoiser(x, t, condition)  # type: ignore[no-any-return]
             both = self.denoiser(x.repeat(2, 1, 1, 1), t.repeat(2), torch.cat([condition, none]))
-            return guided(*both.chunk(2), scale)
+            conditional, unconditional = both.chunk(2)
+            return guided(conditional, unconditional, scale)
 
         return self.process.denoise(predict)

@@ -41,7 +41,7 @@ class WGANGP(Method):
     `margin`, the loss of the generator, is the critic's estimate of the distance, Eq. 2; it falls as images get better.
     """
 
-    phases = ("critic", "generator")
+    phases: tuple[str, ...] = ("critic", "generator")
     measures = ("diversity",)
     loss_falls = False  # what it is measured by, the other player, learns too
 
