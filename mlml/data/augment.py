@@ -13,7 +13,7 @@ from torch import Tensor
 from mlml import distributed
 from mlml.config import AugmentConfig, ShiftFlipConfig
 from mlml.data.color import Jitter, color_jitter, greyscale, sample_jitter, solarise
-from mlml.data.spatial import Boxes, gaussian_blur, resized_crop, rotate90, sample_boxes, shift
+from mlml.data.spatial import Blur, Boxes, gaussian_blur, resized_crop, rotate90, sample_boxes, shift
 
 __all__ = [
     "Blur",
@@ -34,14 +34,6 @@ class Views(NamedTuple):
 
     first: Float[Tensor, "b c h w"]
     second: Float[Tensor, "b c h w"]
-
-
-class Blur(NamedTuple):
-    """Which images are blurred, and how much."""
-
-    kernel_size: int
-    sigma: Float[Tensor, " b"]
-    applied: Bool[Tensor, " b"]
 
 
 class Solarised(NamedTuple):
