@@ -1,7 +1,7 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
-from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
+from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
 from mlml.config.layers import (
     ActivationConfig,
@@ -65,6 +65,7 @@ __all__ = [
     "AdamConfig",
     "AdamWConfig",
     "AugmentConfig",
+    "AugmentForm",
     "BelowOne",
     "CategoricalDimension",
     "ComparisonConfig",
