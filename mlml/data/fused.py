@@ -15,11 +15,13 @@ What is approximate, against the exact form in `color` and `spatial`, is this an
 - Values are clamped to [0, 1] once, at the end; the exact form clamps after each brightness, contrast and saturation.
   So a bright image can come back from above 1 with its contrast, where the exact form has lost it, and the mean that
   contrast refers to is that of values not yet clamped.
-- Hue turns the colours about the axis of greys, on a circle. The exact form turns them as HSV does, on a hexagon, where
-  the largest and the smallest channel keep their values. Both agree on turns by thirds, which permute the channels, and
-  on greys; between them, a saturated colour can leave [0, 1] here and be clamped.
+- Hue turns the colours about the axis of greys, on a circle (Haeberli 1993, Matrix Operations for Image Processing),
+  which is linear. The exact form turns them as HSV does, on a hexagon, where the largest and the smallest channel keep
+  their values. Both agree on turns by thirds, which permute the channels, and on greys; between them, a saturated
+  colour can leave [0, 1] here and be clamped.
 
-Where nothing clamps and hue stays, the two forms are equal up to rounding. Solarisation is not linear; it follows.
+So the two forms are equal up to rounding where nothing clamps and hue turns by thirds or not at all. Solarisation is
+not linear; it follows as it is.
 """
 
 import math
@@ -119,7 +121,7 @@ def hue_rotation(turns: Float[Tensor, " b"], channels: int) -> Float[Tensor, "b 
 def _adjustments(
     jitter: Jitter, identity: Float[Tensor, "c c"], to_grey: Float[Tensor, "c c"]
 ) -> list[Float[Tensor, "b 2 c c"]]:
-    """Matrices of each image's four adjustments from its first to its last, for the pixels and for their mean."""
+    """Matrices of each image's four adjustments, from its first to its last, for the pixels and for their mean."""
     factor = jitter.factors[:, :, None, None]
     scaled = factor * identity  # (b, 4, c, c)
     greyed = scaled + (1 - factor) * to_grey
@@ -127,8 +129,9 @@ def _adjustments(
     brightness, saturation = scaled[:, BRIGHTNESS], greyed[:, SATURATION]
     of_pixels = torch.stack([brightness, scaled[:, CONTRAST], saturation, turned], 1)
     of_mean = torch.stack([brightness, greyed[:, CONTRAST], saturation, turned], 1)
-    order = jitter.order[:, :, None, None, None].expand(-1, -1, 2, *identity.shape)
-    return list(torch.stack([of_pixels, of_mean], 2).gather(1, order).unbind(1))
+    named = torch.stack([of_pixels, of_mean], 2)  # (b, 4, 2, c, c), as `color` numbers them
+    order = jitter.order[:, :, None, None, None].expand_as(named)
+    return list(named.gather(1, order).unbind(1))
 
 
 def _blurred(matrices: Float[Tensor, "b n i"], taps: Float[Tensor, "b k"]) -> Float[Tensor, "b n i"]:
