@@ -21,6 +21,7 @@ RUN_BY_TESTS = {
     "mlml check": "test_repro.py",
     "mlml catalogue": "test_documents.py",
     "mlml export simclr --to onnx": "tests/pipelines/test_cli.py",
+    "mlml sample vae --count 64 --seed 0": "tests/test_drawing.py",
     "mlml sync": "test_repro.py",
     "mlml table": "test_repro.py",
     "mlml table --into docs/results.md": "test_repro.py",
