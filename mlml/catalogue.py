@@ -61,8 +61,10 @@ def class_constant(folder: str, name: str, attribute: str, default: Any) -> Any:
     for owner in tree.body:
         if isinstance(owner, ast.ClassDef) and any(_is_config(node) for node in owner.body):
             for node in owner.body:
-                if isinstance(node, ast.Assign) and any(_is_name(target, attribute) for target in node.targets):
-                    return ast.literal_eval(node.value)
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                value = getattr(node, "value", None)
+                if value is not None and any(_is_name(target, attribute) for target in targets if target):
+                    return ast.literal_eval(value)
     return default
 
 

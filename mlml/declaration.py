@@ -77,7 +77,13 @@ class DataSet:
     entry: DataEntry
     labelled: bool
     masked: bool
+    captioned: bool
     channels: int | None  # of the images; None: not known before they are read
+
+    def targets(self) -> list[str]:
+        """What a method can be told of the images."""
+        given = {"labels": self.labelled, "masks": self.masked, "captions": self.captioned}
+        return [name for name in given if given[name]]
 
 
 @dataclass(frozen=True)
@@ -224,12 +230,12 @@ class _Reader:
         where = f"{section}.{name}"
         source = _named(entry, "source", where, catalogue.names("data/sources"))
         config, rest = _split(entry, DataEntry, catalogue.config_class("data/sources", source), where)
-        labelled, masked = (
+        labelled, masked, captioned = (
             bool(catalogue.class_constant("data/sources", source, attribute, default))
-            for attribute, default in (("labelled", True), ("masked", False))
+            for attribute, default in (("labelled", True), ("masked", False), ("captioned", False))
         )
         channels = catalogue.class_constant("data/sources", source, "channels", getattr(rest, "channels", None))
-        return DataSet(name, source, rest, config, labelled, masked, channels)
+        return DataSet(name, source, rest, config, labelled, masked, captioned, channels)
 
     def experiment(self, family: str, name: str, entry: Any) -> Experiment:
         where = f"{family}.{name}"
@@ -289,12 +295,11 @@ def _reference_faults(
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
         folder, dataset = catalogue.SECTIONS[experiment.family], data.get(experiment.dataset)
         reads = experiment.family in ("supervised", "probe") or (
-            experiment.family == "pretext"
+            experiment.family in ("pretext", "generative")
             and catalogue.class_constant(folder, experiment.method, "reads_labels", False)
         )
         targets = catalogue.class_constant(folder, experiment.method, "targets", "labels" if reads else None)
-        given = dataset is None or (dataset.masked if targets == "masks" else dataset.labelled)
-        if targets is not None and not given:
+        if targets is not None and dataset is not None and targets not in dataset.targets():
             found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
         channels = catalogue.class_constant(folder, experiment.method, "channels", None)
         if channels is not None and dataset is not None and dataset.channels not in (None, channels):

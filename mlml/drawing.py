@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -88,9 +88,9 @@ def _class(classes: Sequence[str], label: str) -> int:
 
 @torch.no_grad()
 def edit(
-    method: Method, image: Float[Tensor, "1 c h w"], mask: Float[Tensor, "1 1 h w"], text: str, seed: int
+    method: Method, image: Float[Tensor, "1 c h w"], mask: Bool[Tensor, "1 h w"], text: str, seed: int
 ) -> Float[Tensor, "1 c h w"]:
-    """The image, drawn anew where the mask is 1, as the text says; on the processor.
+    """The image, drawn anew where the mask is true, as the text says; on the processor.
 
     Raises:
         DrawingError: the method cannot do that, or an image has not the size that it was trained on.

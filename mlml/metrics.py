@@ -20,7 +20,7 @@ CHUNK = 1024
 class Moments(NamedTuple):
     """Mean and covariance of some features, and how many there were."""
 
-    count: int
+    num_rows: int
     mean: Float[Tensor, " d"]
     covariance: Float[Tensor, "d d"]
 
@@ -78,12 +78,13 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 def _root(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     """Symmetric square root. A covariance has no eigenvalue below 0: what seems to be one is rounding."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def fid(real: Float[Tensor, "m d"], generated: Float[Tensor, "n d"]) -> float:
     """`frechet_distance` of the Gaussians of two sets of features."""
-    return frechet_distance(moments(real.split(CHUNK)), moments(generated.split(CHUNK)))
+    return frechet_distance(moments(torch.split(real, CHUNK)), moments(torch.split(generated, CHUNK)))
 
 
 def fid_infinity(
@@ -101,12 +102,12 @@ def fid_infinity(
     n = len(generated)
     if n < 10 or num_points < 2:
         raise ValueError(f"a line over 1 / n needs 10 images and 2 points; got {n} and {num_points}")
-    target = moments(real.split(CHUNK))
+    target = moments(torch.split(real, CHUNK))
     counts = [round(count) for count in torch.linspace(n / 5, n, num_points, dtype=torch.float64).tolist()]
     values = []
     for count in counts:
         drawn = torch.randperm(n, generator=generator, device=generator.device)[:count].to(generated.device)
-        values.append(frechet_distance(target, moments(generated[drawn].split(CHUNK))))
+        values.append(frechet_distance(target, moments(torch.split(generated[drawn], CHUNK))))
     inverse, measured = 1 / torch.tensor(counts, dtype=torch.float64), torch.tensor(values, dtype=torch.float64)
     apart = inverse - inverse.mean()
     slope = (apart * measured).sum() / apart.square().sum()
@@ -201,7 +202,9 @@ def overlap(
 
 def _radii(features: Float[Tensor, "n d"], k: int) -> Float[Tensor, "n k"]:
     """Distances of each feature to its k nearest others, nearest first."""
-    found = [_distances(rows, features).topk(k + 1, largest=False).values[:, 1:] for rows in features.split(CHUNK)]
+    found = [
+        _distances(rows, features).topk(k + 1, largest=False).values[:, 1:] for rows in torch.split(features, CHUNK)
+    ]
     return torch.cat(found)  # the nearest of all is the feature itself, at 0
 
 

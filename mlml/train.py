@@ -34,6 +34,7 @@ from mlml import (
     representation,
     schedules,
 )
+from mlml.alarm_watch import AlarmWatch
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
@@ -103,7 +104,7 @@ def fit(
 
     Args:
         method: moved to the device of the batches; holds the final weights afterwards (the EMA's if there is one, the
-            best if `restore_best`).
+            best if `restore_best`; those from before an alarm that ended the run).
         train: batches of the train split.
         validation: batches of the validation split.
         config: the loop's numbers.
@@ -169,6 +170,7 @@ class _Loop:
             for phase, parameters in self.owned.items()
         }
         self.best_weights: dict[str, Tensor] | None = None
+        self.watch = AlarmWatch(config.on_alarm == "stop")
         self.precision = precision.Precision(config.precision, self.device, list(self.owned))
         self.ddp = None
         if distributed.is_distributed() and not config.shard:
@@ -362,7 +364,8 @@ class _Loop:
     def _refuse(self, what: str, last: Mapping[str, float]) -> None:
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items()) or "none"
         self._log_measures()
-        said = diagnostics.explain(self.folder / "points.jsonl", last) if self.points is not None else ""
+        falls, points = self.method.loss_falls, self.folder / "points.jsonl"
+        said = diagnostics.explain(points, last, falls) if self.points is not None else ""
         message = (
             f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint, if there "
             f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm{said}"
@@ -381,6 +384,7 @@ class _Loop:
         return {name: v for name, v in values.items() if math.isfinite(v)} if self.precision.scalers else values
 
     def _log(self, values: Mapping[str, float]) -> None:
+        self.watch.note(self.state.step, values)
         if self.points is not None:
             self.points.write(self.state.step, values)
 
@@ -411,6 +415,7 @@ class _Loop:
         if config.patience is not None and state.bad_evaluations >= config.patience:
             state.stopped = True
             logger.info("stopped at step %d: no better loss in %d evaluations", state.step, state.bad_evaluations)
+        state.stopped |= self.watch.listen(state.step, (self.ema or self.method).state_dict(), state.metrics)
 
     def _look_at_features(self) -> None:
         """Log how healthy the features are; rank 0 does it alone, as nothing hangs on it."""
@@ -439,6 +444,7 @@ class _Loop:
             "scalers": self.precision.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
+            "watch": self.watch.state_dict(),
             "window": window,
             "measured": self.measured.steps,
         }
@@ -466,6 +472,7 @@ class _Loop:
             if self.ema is not None:
                 self._load(self.ema, saved["ema"])
             self.best_weights = saved["best_weights"]
+            self.watch.load_state_dict(saved["watch"])
             self.window = [list(row) for row in saved["window"].to(self.device)]
             self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
@@ -474,6 +481,10 @@ class _Loop:
 
     def _keep_final_weights(self) -> dict[str, float]:
         """Load the weights to keep into the method, and return their validation metrics."""
+        if self.watch.lost and self.watch.sound is not None:
+            weights, metrics = self.watch.sound
+            self._load(self.method, weights)
+            return metrics
         if self.best_weights is not None:
             self._load(self.method, self.best_weights)
             return self.state.best_metrics

@@ -393,6 +393,18 @@ def test_grey_data_is_refused_where_colour_is_needed(content, source):
     declaration.check(content)
 
 
+def test_data_without_captions_or_labels_is_refused_where_a_generative_method_reads_them(content):
+    content["data"] |= {"drawn": {"source": "shapes"}, "views": {"source": "photos"}}
+    for name, method in (("glide", "glide"), ("guided", "guided_diffusion"), ("ddpm", "ddpm")):
+        content["generative"][name] = {"method": method, "dataset": "views", "train": {"steps": 1}}
+    assert found(content) == [
+        "generative.glide.dataset: needs captions, but 'views' has none",
+        "generative.guided.dataset: needs labels, but 'views' has none",
+    ]
+    content["generative"]["glide"]["dataset"] = content["generative"]["guided"]["dataset"] = "drawn"
+    assert declaration.check(content).data["drawn"].targets() == ["labels", "masks", "captions"]
+
+
 def test_data_without_masks_is_refused_where_masks_are_needed(content):
     train = {"steps": 1}
     content["supervised"]["masks"] = {

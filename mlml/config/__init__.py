@@ -1,8 +1,18 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
-from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
+from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.diffusion import (
+    AncestralSampler,
+    DDIMSampler,
+    DenoiserConfig,
+    DPMSolverSampler,
+    HeunSampler,
+    SamplerConfig,
+    TextEncoderConfig,
+    check_process,
+)
 from mlml.config.evaluation import EvaluationConfig
 from mlml.config.flow_schedule import Schedule
 from mlml.config.layers import (
@@ -66,7 +76,9 @@ __all__ = [
     "AdaGradConfig",
     "AdamConfig",
     "AdamWConfig",
+    "AncestralSampler",
     "AugmentConfig",
+    "AugmentForm",
     "BelowOne",
     "CategoricalDimension",
     "ComparisonConfig",
@@ -75,9 +87,12 @@ __all__ = [
     "ConvolutionLayer",
     "CosineSchedule",
     "CyclicalSchedule",
+    "DDIMSampler",
+    "DPMSolverSampler",
     "DataEntry",
     "DeclarationError",
     "Declared",
+    "DenoiserConfig",
     "DenseEncoderConfig",
     "Dimension",
     "DropoutLayer",
@@ -90,6 +105,7 @@ __all__ = [
     "FullyConnectedLayer",
     "GELUActivation",
     "GroupNormConfig",
+    "HeunSampler",
     "InitialiserConfig",
     "IntDimension",
     "LARSConfig",
@@ -115,6 +131,7 @@ __all__ = [
     "RMSPropConfig",
     "ReshapingLayer",
     "SGDConfig",
+    "SamplerConfig",
     "Schedule",
     "ScheduleConfig",
     "SearchConfig",
@@ -123,10 +140,12 @@ __all__ = [
     "StepSchedule",
     "StudyConfig",
     "SwishActivation",
+    "TextEncoderConfig",
     "TokenEncoderConfig",
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
+    "check_process",
     "faults",
     "is_share",
     "overridden",

@@ -46,7 +46,7 @@ class Inception:
     def features(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
         """Features of images in [0, 1], grey or coloured, of any size."""
         found = []
-        for part in images.split(BATCH_SIZE):
+        for part in torch.split(images, BATCH_SIZE):
             coloured = part.expand(-1, 3, -1, -1)
             large = F.interpolate(coloured, (SIDE, SIDE), mode="bilinear", antialias=True)
             found.append(self._network(2 * large - 1).float())  # it was trained on [-1, 1]

@@ -68,7 +68,7 @@ class Extractor:
         assert isinstance(self._method, Encodes)
         assert isinstance(self._method, Scores)
         features, probabilities = [], []
-        for part in images.split(BATCH_SIZE):
+        for part in torch.split(images, BATCH_SIZE):
             features.append(self._method.encode(part).float())
             probabilities.append(self._method.scores(part).double().softmax(1))
         return Seen(torch.cat(features), torch.cat(probabilities))

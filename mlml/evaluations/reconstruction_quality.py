@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import torch
 from pydantic import Field, field_validator
 
 from mlml import figures, metrics
@@ -51,7 +52,7 @@ class ReconstructionQuality:
         if not isinstance(generator, Reconstructs):
             raise EvaluationError(f"{type(generator).__name__} has no 'reconstruct', so there is nothing to compare")
         images = real.images("test")
-        parts = iter(images.split(BATCH_SIZE))
+        parts = iter(torch.split(images, BATCH_SIZE))
         again = in_parts(len(images), lambda _: generator.reconstruct(next(parts)))
         errors = metrics.squared_error(images, again)
         try:

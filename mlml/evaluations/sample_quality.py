@@ -89,7 +89,7 @@ class SampleQuality:
 
     def _conditional_accuracy(self, generator: SamplesClasses, real: Real, seed: int) -> float:
         asked = torch.arange(self.config.num_asked, device=real.device) % len(real.classes)
-        draws, parts = seeded(real.device, seed, "evaluation", "classes"), iter(asked.split(BATCH_SIZE))
+        draws, parts = seeded(real.device, seed, "evaluation", "classes"), iter(torch.split(asked, BATCH_SIZE))
         images = in_parts(len(asked), lambda _: generator.sample_classes(next(parts), draws))
         taken = real.extractor.see(as_saved(images)).classes()
         return float((taken == asked).double().mean())

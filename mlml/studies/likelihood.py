@@ -71,7 +71,7 @@ class LogLikelihood:
         batches, draws = subject.split(split, seed), generator(subject.device, seed, "likelihood", split)
         parts = []
         with torch.no_grad():
-            for index in batches.sample(self.config.num_images).split(BATCH_SIZE):
+            for index in torch.split(batches.sample(self.config.num_images), BATCH_SIZE):
                 parts.append(method.log_likelihood(batches.at(index).images, self.config.num_draws, draws).double())
         values = torch.cat(parts).cpu().numpy()
         return pd.DataFrame({"seed": seed, "split": split, "log_likelihood": values})
@@ -114,7 +114,7 @@ def plot(table: pd.DataFrame, theme: Theme) -> Figure:
         for split, colour in (("train", theme.series[1]), ("test", theme.series[0])):
             values = table[table["split"] == split]["log_likelihood"]
             weights = np.full(len(values), 100 / len(values))
-            axes.hist(values, edges, weights=weights, color=colour, alpha=0.45, label=split)
+            axes.hist(values, edges.tolist(), weights=weights, color=colour, alpha=0.45, label=split)
             axes.axvline(values.mean(), color=colour, linewidth=1.4)
         axes.set_xlabel("log-likelihood of an image, nats")
         axes.set_ylabel("images, %")

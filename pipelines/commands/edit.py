@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         method = model_folder.load(model_folder_of(options.experiment, options.model_seed))
         image = drawing.read_image(options.image, method)
-        mask = (drawing.read_image(options.mask, method, channels=1) >= 0.5).float()
+        mask = drawing.read_image(options.mask, method, channels=1)[:, 0] >= 0.5
         edited = drawing.edit(method, image, mask, options.text, options.seed)
         drawing.write_image(edited[0], path)
     except (drawing.DrawingError, model_folder.ModelError) as error:
