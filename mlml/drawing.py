@@ -1,7 +1,8 @@
 """Draw from a trained method what a person asks for: images of a class or of a text, or a part of an image anew."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def draw(
     draws, parts = generator(_device(method), seed, "draw"), []
     for start in range(0, count, BATCH_SIZE):
         size = min(BATCH_SIZE, count - start)
-        parts.append(function(told(size), draws, **further).float().cpu())
+        with _refusing():
+            parts.append(function(told(size), draws, **further).float().cpu())
     return torch.cat(parts)
 
 
@@ -98,7 +100,8 @@ def edit(
     if not isinstance(method, Edits):
         raise DrawingError(f"{_kind(method)} edits no images: it has no 'edit'")
     device = _device(method)
-    return method.edit(image.to(device), mask.to(device), [text], generator(device, seed, "edit")).float().cpu()
+    with _refusing():
+        return method.edit(image.to(device), mask.to(device), [text], generator(device, seed, "edit")).float().cpu()
 
 
 def read_image(path: Path, method: Method, channels: int | None = None) -> Float[Tensor, "1 c h w"]:
@@ -131,6 +134,15 @@ def write_image(image: Float[Tensor, "c h w"], path: Path) -> None:
     pixels = (255 * image).round().to(torch.uint8).permute(1, 2, 0).numpy()  # (h, w, c)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path, "PNG")
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What a method refuses, such as a word that it has never seen, is what cannot be drawn."""
+    try:
+        yield
+    except ValueError as error:
+        raise DrawingError(str(error)) from None
 
 
 def _kind(method: Method) -> str:

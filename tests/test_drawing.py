@@ -31,6 +31,8 @@ class Able(nn.Module):
 
     def sample_texts(self, texts, generator):
         self.asked.append(texts)
+        if "unicorn" in texts[0]:
+            raise ValueError("no caption has the word 'unicorn'")
         return torch.rand(len(texts), 1, 8, 8, generator=generator)
 
     def edit(self, images, masks, texts, generator):
@@ -65,6 +67,7 @@ def test_what_is_asked_for_is_handed_on(able):
     [
         ({"label": "on"}, "no class 'on'; did you mean 'one'?"),
         ({"label": "3"}, "no class '3'"),
+        ({"text": "a unicorn"}, "no caption has the word 'unicorn'"),
         ({"label": "one", "text": "t"}, "give one of a class and a text, not both"),
         ({"label": "one", "steps": 3}, "Able takes no steps to draw an image; leave 'steps' out"),
     ],

@@ -120,7 +120,7 @@ def test_the_floor_is_train_against_test(real, blob_data):
     train, test = (real.extractor.see(real.images(split)) for split in ("train", "test"))
     assert len(train.features) == len(test.features) == 24
     assert real.floor["fid"] == metrics.fid(test.features, train.features)
-    every_fourth = as_float(torch.from_numpy(blob_data.split("train").images[::4]))
+    every_fourth = as_float(torch.from_numpy(np.array(blob_data.split("train").images[::4])))
     assert torch.equal(real.images("train"), every_fourth)  # evenly over the split
     assert Real(blob_data, real.extractor, 10, CPU).count == 10
 
