@@ -24,6 +24,7 @@ from lightly.loss import NTXentLoss
 from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from mlml.config import AugmentConfig
@@ -90,6 +91,23 @@ def our_views(images: np.ndarray, config: AugmentConfig, compiled: bool) -> Iter
             yield first, second
 
 
+def forms(config: AugmentConfig) -> dict[str, AugmentConfig]:
+    """The augmentation in each form that can be declared; what is added to a contestant's name -> its config."""
+    found = {"": config}
+    if "form" in AugmentConfig.model_fields:
+        found[", fused"] = config.model_copy(update={"form": "fused"})
+    return found
+
+
+def all_views(images: np.ndarray, config: AugmentConfig, compiled: bool) -> dict[str, Iterator[Views]]:
+    """Views without end of each contestant; `compiled` adds ours with the pixel part compiled."""
+    found = {f"lightly, {workers} workers": lightly_views(images, config, workers) for workers in (0, 2)}
+    found |= {f"ours{name}": our_views(images, form, compiled=False) for name, form in forms(config).items()}
+    if compiled:
+        found["ours, compiled"] = our_views(images, config, compiled=True)
+    return found
+
+
 def small_cnn() -> nn.Sequential:
     """Return an encoder with projector, 0.28 million parameters."""
     layers: list[nn.Module] = []
@@ -100,18 +118,22 @@ def small_cnn() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *projector)
 
 
-def trained(views: Iterator[Views], loss: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+def trained(views: Iterator[Views], loss: Callable[[Views], Tensor], optimizer: Optimizer) -> Iterator[Tensor]:
     """Take one optimizer step per batch of views; yields the losses."""
-    torch.manual_seed(0)
-    model = small_cnn()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for both in views:
-        z0, z1 = model(torch.cat(both)).chunk(2)
-        value = loss(z0, z1)
+        value = loss(both)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
         yield value.detach()
+
+
+def small_steps(views: Iterator[Views], loss: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    """Train the small network; `loss` is of the projections of the two views."""
+    torch.manual_seed(0)
+    model = small_cnn()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return trained(views, lambda both: loss(*model(torch.cat(both)).chunk(2)), optimizer)
 
 
 class Rate(NamedTuple):
@@ -152,17 +174,27 @@ def cpu_seconds() -> float:
     return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
 
 
+def best(found: dict[str, list[Rate]], prefix: str = "lightly") -> list[Rate]:
+    """Return the better rates, in each turn, of the contestants whose names begin so."""
+    turns = zip(*(turns for name, turns in found.items() if name.startswith(prefix)), strict=True)
+    return [Rate(*map(max, zip(*turn, strict=True))) for turn in turns]
+
+
+def ratios(turns: list[Rate], others: list[Rate]) -> list[Rate]:
+    """Return how often the others' rates go into these, turn by turn."""
+    return [Rate(a.wall / b.wall, a.cpu / b.cpu) for a, b in zip(turns, others, strict=True)]
+
+
 def table(title: str, found: dict[str, list[Rate]]) -> None:
     """Print medians over the turns, and of the ratios to the better of lightly's in the same turn."""
-    peers = [turns for name, turns in found.items() if name.startswith("lightly")]
-    best = [Rate(*map(max, zip(*turn, strict=True))) for turn in zip(*peers, strict=True)]
+    peers = best(found)
     print(f"\n{title:<36}{'images/s':>10}{'ratio':>8}{'(turns)':>16}{'per CPU s':>12}{'ratio':>8}")
     for name, turns in found.items():
-        ratios = [rate.wall / peer.wall for rate, peer in zip(turns, best, strict=True)]
-        cpu_ratio = statistics.median(rate.cpu / peer.cpu for rate, peer in zip(turns, best, strict=True))
-        wall, cpu = (statistics.median(column) for column in zip(*turns, strict=True))
-        spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
-        print(f"  {name:<34}{wall:>10,.0f}{statistics.median(ratios):>8.2f}{spread:>16}{cpu:>12,.0f}{cpu_ratio:>8.2f}")
+        wall, cpu = map(statistics.median, zip(*turns, strict=True))
+        times, cpu_times = zip(*ratios(turns, peers), strict=True)
+        ratio, cpu_ratio = statistics.median(times), statistics.median(cpu_times)
+        spread = f"{min(times):.1f} to {max(times):.1f}"
+        print(f"  {name:<34}{wall:>10,.0f}{ratio:>8.2f}{spread:>16}{cpu:>12,.0f}{cpu_ratio:>8.2f}")
 
 
 def main() -> None:
@@ -178,24 +210,19 @@ def main() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4096, 3, SIDE, SIDE), dtype=np.uint8)
     fixed = next(our_views(images, config, compiled=False))
 
-    def contestants() -> dict[str, Iterator[Views]]:
-        found = {f"lightly, {workers} workers": lightly_views(images, config, workers) for workers in (0, 2)}
-        found["ours"] = our_views(images, config, compiled=False)
-        if not arguments.no_compile:
-            found["ours, compiled"] = our_views(images, config, compiled=True)
-        return found
-
     def ours(z0: Tensor, z1: Tensor) -> Tensor:
         return nt_xent(z0, z1, TEMPERATURE)
 
-    threads = torch.get_num_threads()
+    threads, compiled = torch.get_num_threads(), not arguments.no_compile
     print(f"torch {torch.__version__}, {threads} threads, batches of {BATCH_SIZE}, blur_prob {config.blur_prob}")
-    table("augmentation, two views", rates(contestants(), arguments.repeats, arguments.seconds))
+    views = all_views(images, config, compiled)
+    table("augmentation, two views", rates(views, arguments.repeats, arguments.seconds))
     criterion = NTXentLoss(temperature=TEMPERATURE)
     steps = {
-        name: trained(views, criterion if name.startswith("lightly") else ours) for name, views in contestants().items()
+        name: small_steps(views, criterion if name.startswith("lightly") else ours)
+        for name, views in all_views(images, config, compiled).items()
     }
-    steps["the step alone, views made before"] = trained(iter(lambda: fixed, None), ours)
+    steps["the step alone, views made before"] = small_steps(iter(lambda: fixed, None), ours)
     table("training, end to end", rates(steps, arguments.repeats, arguments.seconds))
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.step import described
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
-from mlml.data.dataset import DataSpec
 from mlml.points import Points
 from mlml.seeds import seed_everything
 from mlml.supervised.classifier import Classifier
@@ -36,25 +36,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def make_loop(encoder: dict[str, Any], folder: Path, device: torch.device, **numbers: Any) -> _Loop:
     """A loop at its beginning, on noise."""
-    spec = DataSpec(
-        name="noise",
-        channels=1,
-        height=SIDE,
-        width=SIDE,
-        classes=tuple("0123456789"),
-        mean=(0.5,),
-        std=(0.3,),
-        sizes={},
-        source={},
-        hashes={},
-    )
     train = {"steps": 10**6, "batch_size": BATCH_SIZE, **numbers}
     config = Classifier.Config.model_validate({"encoder": encoder, "train": train})
     seed_everything(0, "init")
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (2048, 1, SIDE, SIDE), dtype=np.uint8)
     batches = Batches(images, generator.integers(0, CLASSES, 2048), BATCH_SIZE, 0, device)
-    loop = _Loop(Classifier(config, spec), batches, batches, config.train, 0, folder)
+    loop = _Loop(Classifier(config, described(1, SIDE)), batches, batches, config.train, 0, folder)
     loop.points = Points(folder / "points.jsonl")
     return loop
 

@@ -46,24 +46,27 @@ STEPS_ROUND = 200
 """Steps of a contestant in a round: a multiple of the intervals of the log and of the diagnostics."""
 
 
-def data() -> tuple[DataSpec, np.ndarray, np.ndarray]:
-    """Noise of the form of Fashion-MNIST; what is in the pixels costs nothing."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (10_000, 1, SIDE, SIDE), dtype=np.uint8)
-    labels = rng.integers(0, CLASSES, len(images))
-    spec = DataSpec(
+def described(channels: int, side: int) -> DataSpec:
+    """Return what a method is told of images that no source has made."""
+    return DataSpec(
         name="noise",
-        channels=1,
-        height=SIDE,
-        width=SIDE,
+        channels=channels,
+        height=side,
+        width=side,
         classes=tuple(map(str, range(CLASSES))),
-        mean=(0.5,),
-        std=(0.3,),
+        mean=(0.5,) * channels,
+        std=(0.3,) * channels,
         sizes={},
         source={},
         hashes={},
     )
-    return spec, images, labels
+
+
+def data() -> tuple[DataSpec, np.ndarray, np.ndarray]:
+    """Noise of the form of Fashion-MNIST; what is in the pixels costs nothing."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10_000, 1, SIDE, SIDE), dtype=np.uint8)
+    return described(1, SIDE), images, rng.integers(0, CLASSES, len(images))
 
 
 def build(network: str, spec: DataSpec, steps: int, diagnosed: bool) -> Method:

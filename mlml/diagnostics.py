@@ -131,7 +131,10 @@ def diagnose(record: Record) -> list[Verdict]:
 
     High bias is left out where something else is wrong: a larger network would not help.
     """
-    found = [*of_loss(record), *of_representation(record), *of_layers(record)]
+    from mlml import alarms  # which imports this module
+
+    ills = (*alarms.of_latents(record), *alarms.of_adversaries(record))
+    found = [*of_loss(record), *of_representation(record), *ills, *of_layers(record)]
     return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
 
 

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from mlml import comparison, figures, report_diagnosis
+from mlml import comparison, figures, report_diagnosis, report_evaluations
 from mlml.config import ComparisonConfig, is_share
 
 SCORE = "test/accuracy"
@@ -33,7 +33,7 @@ _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
     *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
-_FAMILIES = ("supervised", "pretext", "generative", "search", "study", "illustration", "probe")
+_FAMILIES = ("supervised", "pretext", "generative", "evaluation", "search", "study", "illustration", "probe")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
 _SEEING = ("pretext", "probe")  # families whose pictures are of images as an encoder sees them
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
@@ -137,6 +137,7 @@ def write_report(
     """
     frame = leaderboard(results)
     by_stage = {result.stage: result for result in results}
+    evaluations = [result for result in results if result.family == "evaluation"]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -155,6 +156,8 @@ def write_report(
         supervised=[_experiment(result) for result in results if result.family == "supervised"],
         seen=[_experiment(result) for result in results if result.family in _SEEING and result.figures],
         generated=[_experiment(result) for result in results if result.family == "generative"],
+        evaluations=report_evaluations.tables(evaluations, _number),
+        evaluated={result.name: _experiment(result) for result in evaluations},
         findings=[_finding(result) for result in results if result.family in ("study", "illustration")],
         searches=[_search(result) for result in results if result.family == "search"],
         curves=[curve for result in results if (curve := _curves(result)) is not None],

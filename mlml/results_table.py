@@ -64,7 +64,8 @@ def _table(
             floor = floors.get((probe, networks[encoder]))
             gain = None
             if row is not None and floor is not None and row is not floor:
-                gain = difference(*(by_seed(by_stage[each["stage"]].metrics[SCORE]) for each in (row, floor)))
+                own, random = (by_seed(by_stage[each["stage"]].metrics[SCORE]) for each in (row, floor))
+                gain = difference(own, random)
                 if gain.mean <= (gain.interval95 or 0.0):
                     below.append(f"`{encoder}` ({probe})")
             cells.append(_cell(row["mean"], row["interval95"], gain) if row is not None else _DASH)

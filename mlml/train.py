@@ -34,6 +34,7 @@ from mlml import (
     representation,
     schedules,
 )
+from mlml.alarm_watch import AlarmWatch
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
@@ -103,7 +104,7 @@ def fit(
 
     Args:
         method: moved to the device of the batches; holds the final weights afterwards (the EMA's if there is one, the
-            best if `restore_best`).
+            best if `restore_best`; those from before an alarm that ended the run).
         train: batches of the train split.
         validation: batches of the validation split.
         config: the loop's numbers.
@@ -169,6 +170,7 @@ class _Loop:
             for phase, parameters in self.owned.items()
         }
         self.best_weights: dict[str, Tensor] | None = None
+        self.watch = AlarmWatch(config.on_alarm == "stop")
         self.precision = precision.Precision(config.precision, self.device, list(self.owned))
         self.ddp = None
         if distributed.is_distributed() and not config.shard:
@@ -187,11 +189,11 @@ class _Loop:
 
     def _share_out(self) -> None:
         """Prepare the method, and the copy of it that is averaged, for computing on several ranks."""
-        config, method = self.config, self.method
-        if config.shard and (not distributed.is_distributed() or len(set(method.phases)) > 1):
+        config, method, phases = self.config, self.method, list(dict.fromkeys(self.method.phases))
+        if config.shard and (not distributed.is_distributed() or len(phases) > 1):
             raise ValueError(
                 "train.shard: needs train.processes of at least 2, and a method of one phase; got "
-                f"{distributed.world_size()}, and of {type(method).__name__} the phases {', '.join(method.phases)}; "
+                f"{distributed.world_size()}, and of {type(method).__name__} the phases {', '.join(phases)}; "
                 "set train.shard to false"
             )
         if distributed.is_distributed():
@@ -383,6 +385,7 @@ class _Loop:
         return {name: v for name, v in values.items() if math.isfinite(v)} if self.precision.scalers else values
 
     def _log(self, values: Mapping[str, float]) -> None:
+        self.watch.note(self.state.step, values)
         if self.points is not None:
             self.points.write(self.state.step, values)
 
@@ -413,6 +416,7 @@ class _Loop:
         if config.patience is not None and state.bad_evaluations >= config.patience:
             state.stopped = True
             logger.info("stopped at step %d: no better loss in %d evaluations", state.step, state.bad_evaluations)
+        state.stopped |= self.watch.listen(state.step, (self.ema or self.method).state_dict(), state.metrics)
 
     def _look_at_features(self) -> None:
         """Log how healthy the features are; rank 0 does it alone, as nothing hangs on it."""
@@ -441,6 +445,7 @@ class _Loop:
             "scalers": self.precision.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
+            "watch": self.watch.state_dict(),
             "window": window,
             "measured": self.measured.steps,
         }
@@ -468,6 +473,7 @@ class _Loop:
             if self.ema is not None:
                 self._load(self.ema, saved["ema"])
             self.best_weights = saved["best_weights"]
+            self.watch.load_state_dict(saved["watch"])
             self.window = [list(row) for row in saved["window"].to(self.device)]
             self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
@@ -476,6 +482,10 @@ class _Loop:
 
     def _keep_final_weights(self) -> dict[str, float]:
         """Load the weights to keep into the method, and return their validation metrics."""
+        if self.watch.lost and self.watch.sound is not None:
+            weights, metrics = self.watch.sound
+            self._load(self.method, weights)
+            return metrics
         if self.best_weights is not None:
             self._load(self.method, self.best_weights)
             return self.state.best_metrics

@@ -1,6 +1,6 @@
 """Data sets and their augmentation."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -13,6 +13,9 @@ from pydantic import (
 )
 
 from mlml.config.declared import Declared, Fraction, Probability
+
+AugmentForm = Literal["exact", "fused"]
+"""Whether SimCLR's augmentation is one operation after the other, or a few that do nearly the same at once."""
 
 
 class DataEntry(Declared):
@@ -50,6 +53,8 @@ class AugmentConfig(Declared):
         blur_kernel: width in pixels, odd; a tenth of the image's height if null.
         blur_sigma: range of the blur's standard deviation in pixels.
         solarise_threshold: values from here on, in [0, 1], are inverted.
+        form: `exact` equals torchvision operation by operation. `fused` makes views of the same draws in less time: it
+            clamps colours once, at the end, and turns hue on a circle where `exact` turns it on a hexagon.
     """
 
     laid_over_defaults: ClassVar[bool] = True
@@ -67,6 +72,7 @@ class AugmentConfig(Declared):
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
     solarise_prob: Probability = 0.0
     solarise_threshold: Probability = 0.5
+    form: AugmentForm = "exact"
 
     @field_validator("crop_scale", "crop_ratio", "blur_sigma")
     @classmethod

@@ -26,11 +26,12 @@ _READER = ThreadPoolExecutor(1, "read-ahead")
 class Batch(NamedTuple):
     """Images in [0, 1] (or features), and labels; labels are empty when the data has none.
 
-    For a method whose targets are masks, the labels are those of the pixels, (b, h, w).
+    For a method whose targets are masks, the labels are those of the pixels, (b, h, w); for one whose targets are
+    captions, they are the tokens of their words, (b, l).
     """
 
     images: Float[Tensor, "b c h w"]
-    labels: Int[Tensor, " b"] | Int[Tensor, "b h w"]
+    labels: Int[Tensor, " b"] | Int[Tensor, "b h w"] | Int[Tensor, "b l"]
 
 
 class Batches:
@@ -41,7 +42,7 @@ class Batches:
 
     Args:
         images: (n, c, h, w) uint8, or (n, d) float features.
-        labels: (n,), or (n, h, w) of pixels, or None.
+        labels: (n,), or (n, h, w) of pixels, or (n, l) tokens, or None.
         batch_size: size of the global batch; "full" for the whole split.
         seed: of the run.
         device: where batches go; small data lies there whole.
@@ -157,6 +158,6 @@ def split_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Batches:
-    """Batches of one split of prepared data, with the labels or the masks, whichever a method's `targets` names."""
+    """Batches of one split of prepared data, with what a method's `targets` names: labels, masks or captions."""
     split = data.split(name)
     return Batches(split.images, split.targets(targets), batch_size, seed, device, rank, world_size)

@@ -11,7 +11,7 @@ from blobs import write_prepared
 from test_methods import TRAINED, batches, channels, entry
 from torch import nn
 
-from mlml import distributed, model_folder
+from mlml import catalogue, distributed, model_folder
 from mlml.data.dataset import PreparedData
 from mlml.declaration import resolve
 from mlml.optimizers import OPTIMIZERS
@@ -33,8 +33,13 @@ class Case(NamedTuple):
 
 UNET = {"network": "unet", "width": 4, "num_stages": 2}
 CNN = {"network": "cnn", "width": 4, "num_stages": 2, "activation": "gelu"}
+PHASES = {(family, name): len(set(catalogue.method_class(family, name).phases)) for family, name in TRAINED}
+REFUSED = [
+    *((family, name, {}) for (family, name), count in PHASES.items() if count > 1),
+    ("pretext", "inpainting", {"adversarial_weight": 0.5}),
+]
 CASES = [
-    *(Case(family, name) for family, name in TRAINED),
+    *(Case(*key) for key, count in PHASES.items() if count == 1),
     *(Case("pretext", name, UNET) for name in ("colorization", "inpainting")),  # which then tell of pixels
     *(Case("pretext", name, CNN) for name in ("moco", "byol")),  # teachers with batch norms
     *(Case("supervised", "classifier", None, name) for name in OPTIMIZERS if name != "sgd"),
@@ -125,15 +130,15 @@ for case in CASES:
 model = Asking()
 sharding.shard(model, torch.device("cpu"))
 keep(gradients_of(model), "asked")
-adversarial = {**entry("pretext", "inpainting", shard=True), "adversarial_weight": 0.5}
-config = resolve("pretext", "inpainting", adversarial).config
 data = PreparedData(out / "blobs_1")
-method = model_folder.build("pretext", "inpainting", config, data.spec)
-try:
-    fit(method, batches(data, "train", 0, distributed.rank(), 2), batches(data, "validation"), config.train, 0,
-        out / "refused")
-except ValueError as error:
-    keep(str(error), "refusal")
+for family, name, numbers in REFUSED:
+    config = resolve(family, name, {**entry(family, name, shard=True), **numbers}).config
+    method = model_folder.build(family, name, config, data.spec)
+    try:
+        fit(method, batches(data, "train", 0, distributed.rank(), 2), batches(data, "validation"), config.train, 0,
+            out / "refused" / name)
+    except ValueError as error:
+        keep(str(error), f"{name} refused")
 distributed.stop()
 """
 
@@ -180,9 +185,11 @@ def test_a_network_is_put_together_for_what_is_asked_past_forward(cut):
         torch.testing.assert_close(value, gradients_of(Asking())[key], rtol=1e-4, atol=1e-7, msg=key)
 
 
-def test_a_method_of_several_phases_is_refused_before_it_trains(cut):
-    assert torch.load(cut / "refusal.pt") == (
-        "train.shard: needs train.processes of at least 2, and a method of one phase; got 2, and of Inpainting the "
-        "phases discriminator, generator; set train.shard to false"
+@pytest.mark.parametrize(("family", "name", "numbers"), REFUSED)
+def test_a_method_of_several_phases_is_refused_before_it_trains(family, name, numbers, cut):
+    phases = "critic, generator" if name == "wgan_gp" else "discriminator, generator"
+    assert torch.load(cut / f"{name} refused.pt") == (
+        "train.shard: needs train.processes of at least 2, and a method of one phase; got 2, and of "
+        f"{catalogue.method_class(family, name).__name__} the phases {phases}; set train.shard to false"
     )
     assert not (cut / "refused").exists()
