@@ -48,9 +48,9 @@ benchmark: $(READY) ## measure against peers (installs them beside the project)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.benchmarks.lock
 	python -m benchmarks
 
-peers: $(READY) ## test losses against those of a peer (installs it beside the project)
+peers: $(READY) ## test losses, metrics and samplers against those of peers (installs them beside the project)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.benchmarks.lock
-	python -m pytest tests/pretext/test_against_lightly.py
+	python -m pytest tests/pretext/test_against_lightly.py tests/test_against_torch_fidelity.py tests/generative/test_against_diffusers.py
 
 lock: $(READY) ## pin every dependency anew, within the ranges of pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra scale --output-file requirements.lock pyproject.toml

@@ -20,6 +20,7 @@ SECTIONS = {
     "pretext": "pretext",
     "probe": "probes",
     "generative": "generative",
+    "evaluation": "evaluations",
     "search": "search",
     "study": "studies",
     "illustration": "illustrations",
@@ -60,9 +61,21 @@ def class_constant(folder: str, name: str, attribute: str, default: Any) -> Any:
     for owner in tree.body:
         if isinstance(owner, ast.ClassDef) and any(_is_config(node) for node in owner.body):
             for node in owner.body:
-                if isinstance(node, ast.Assign) and any(_is_name(target, attribute) for target in node.targets):
-                    return ast.literal_eval(node.value)
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                value = getattr(node, "value", None)
+                if value is not None and any(_is_name(target, attribute) for target in targets if target):
+                    return ast.literal_eval(value)
     return default
+
+
+def offers(folder: str, name: str, function: str) -> bool:
+    """Whether a method's class, or one of mlml that it is derived from, defines a function, without importing it."""
+    tree = ast.parse(method_file(folder, name).read_text())
+    return any(
+        _defines(tree, node, function)
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and any(_is_config(inner) for inner in node.body)
+    )
 
 
 def method_class(folder: str, name: str) -> type[Any]:
@@ -85,6 +98,24 @@ def method_file(folder: str, name: str) -> Path:
     if name not in names(folder):
         raise DeclarationError([f"mlml/{folder}: unknown name {name!r}{suggest(name, names(folder))}"])
     return _ROOT / folder / f"{name}.py"
+
+
+def _defines(tree: ast.Module, owner: ast.ClassDef, function: str) -> bool:
+    if any(isinstance(node, ast.FunctionDef) and node.name == function for node in owner.body):
+        return True
+    bases = [_class(tree, base.id) for base in owner.bases if isinstance(base, ast.Name)]
+    return any(_defines(*base, function) for base in bases if base is not None)
+
+
+def _class(tree: ast.Module, name: str) -> tuple[ast.Module, ast.ClassDef] | None:
+    """A class by its name in a file of mlml, and the file where it stands; None when it comes from elsewhere."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return tree, node
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            path = _ROOT.parent / Path(*str(node.module).split(".")).with_suffix(".py")
+            return _class(ast.parse(path.read_text()), name) if path.is_file() else None
+    return None
 
 
 def _module(folder: str, name: str) -> str:

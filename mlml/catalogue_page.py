@@ -19,6 +19,7 @@ FAMILIES = {
     "Pretext methods": "pretext",
     "Probes": "probes",
     "Generative methods": "generative",
+    "Evaluations of generative methods": "evaluations",
     "Searches": "search",
     "Studies": "studies",
     "Illustrations": "illustrations",
@@ -33,6 +34,7 @@ CHOICES = {
     "Norms": config.NormConfig,
     "Initialisers": config.InitialiserConfig,
     "Layers": config.LayerConfig,
+    "Samplers": config.SamplerConfig,
     "Searched values": config.Dimension,
 }
 """Title -> field type of a closed table, a union told apart by the name, or by the type."""
@@ -42,6 +44,8 @@ SHARED: dict[str, type[BaseModel]] = {
     "The training loop": config.TrainConfig,
     "SimCLR's augmentation": config.AugmentConfig,
     "Shift and flip": config.ShiftFlipConfig,
+    "The denoiser of diffusion": config.DenoiserConfig,
+    "The encoder of captions": config.TextEncoderConfig,
     "A comparison of the report": config.ComparisonConfig,
 }
 """Title -> config that several methods share."""

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mlml.config import ComparisonConfig, is_share, suggest
 from mlml.figures import LIGHT, Theme, line_look, style
-from mlml.statistics import Difference, difference
+from mlml.statistics import Difference, by_seed, difference
 
 FAR = 3.0
 """A difference of this many half-widths of its 95 % interval is far outside of what seeds explain."""
@@ -46,8 +46,7 @@ class Member:
     @property
     def by_seed(self) -> dict[int, float]:
         """The metric by seed."""
-        values = {key.removeprefix("seed_"): value for key, value in self.summary.items() if key.startswith("seed_")}
-        return {int(seed): value for seed, value in values.items() if value is not None}
+        return by_seed(self.summary)
 
     @property
     def mean(self) -> float:

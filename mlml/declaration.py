@@ -8,28 +8,29 @@ fields of the method's own `Config`. An entry of `illustration` has neither data
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
-from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mlml import catalogue
-from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, overridden, parse, suggest
+from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, Schedule, overridden, parse, suggest
 
-FAMILIES = ("supervised", "pretext", "probe", "generative", "search", "study", "illustration")
+FAMILIES = ("supervised", "pretext", "probe", "generative", "evaluation", "search", "study", "illustration")
 """Sections whose entries are experiments."""
 
-OPTIONAL = ("study", "illustration")
+OPTIONAL = ("evaluation", "study", "illustration")
 """Families whose section may be left out: dvc.yaml has an empty one for then."""
 
 ENCODERS = ("supervised", "pretext")
 """Families whose models a probe can evaluate."""
 
-COMPARED = ("supervised", "pretext", "generative", "probe")
+GENERATORS = ("generative", "pretext")
+"""Families whose models an evaluation can look at, where they sample or reconstruct."""
+
+COMPARED = ("supervised", "pretext", "generative", "probe", "evaluation")
 """Families whose experiments the report can compare."""
 
 FIXED = ("method", "dataset", "seeds", "encoder", "encoder.network")
@@ -66,52 +67,6 @@ class ReportConfig(Declared):
     comparisons: tuple[ComparisonConfig, ...] = ()
 
 
-class Schedule(Declared):
-    """An entry of `schedules`: when Prefect brings some targets up to date by itself, while `mlml up` serves.
-
-    Attributes:
-        cron: minute, hour, day of the month, month, day of the week.
-        interval_seconds: between two starts; give this or `cron`.
-        timezone: in which `cron` is meant, such as "Europe/Berlin".
-        targets: stages, groups of stages or experiments; none mean everything.
-    """
-
-    cron: str | None = None
-    interval_seconds: PositiveInt | None = None
-    timezone: str = "UTC"
-    targets: tuple[str, ...] = ()
-
-    @field_validator("cron")
-    @classmethod
-    def _readable(cls, cron: str | None) -> str | None:
-        # not the parser inside Prefect: a stage that only reads the declaration must not import all of Prefect for it
-        from cronsim import CronSim, CronSimError
-
-        try:
-            if cron is not None and len(cron.split()) != 5:
-                raise CronSimError(f"it has {len(cron.split())} fields")
-            if cron is not None:
-                CronSim(cron, datetime(2000, 1, 1))
-        except CronSimError as error:
-            raise ValueError(f"must be five fields as in '0 3 * * 1-5'; got {cron!r} ({error})") from None
-        return cron
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_zone(cls, zone: str) -> str:
-        try:
-            ZoneInfo(zone)
-        except (OSError, ValueError, KeyError):  # what it raises depends on how the name is wrong
-            raise ValueError(f"must be the name of a time zone, such as 'Europe/Berlin'; got {zone!r}") from None
-        return zone
-
-    @model_validator(mode="after")
-    def _one_rhythm(self) -> "Schedule":
-        if (self.cron is None) == (self.interval_seconds is None):
-            raise ValueError("give one of 'cron' and 'interval_seconds'")
-        return self
-
-
 @dataclass(frozen=True)
 class DataSet:
     """An entry of `data`."""
@@ -122,7 +77,13 @@ class DataSet:
     entry: DataEntry
     labelled: bool
     masked: bool
+    captioned: bool
     channels: int | None  # of the images; None: not known before they are read
+
+    def targets(self) -> list[str]:
+        """What a method can be told of the images."""
+        given = {"labels": self.labelled, "masks": self.masked, "captions": self.captioned}
+        return [name for name in given if given[name]]
 
 
 @dataclass(frozen=True)
@@ -269,12 +230,12 @@ class _Reader:
         where = f"{section}.{name}"
         source = _named(entry, "source", where, catalogue.names("data/sources"))
         config, rest = _split(entry, DataEntry, catalogue.config_class("data/sources", source), where)
-        labelled, masked = (
+        labelled, masked, captioned = (
             bool(catalogue.class_constant("data/sources", source, attribute, default))
-            for attribute, default in (("labelled", True), ("masked", False))
+            for attribute, default in (("labelled", True), ("masked", False), ("captioned", False))
         )
         channels = catalogue.class_constant("data/sources", source, "channels", getattr(rest, "channels", None))
-        return DataSet(name, source, rest, config, labelled, masked, channels)
+        return DataSet(name, source, rest, config, labelled, masked, captioned, channels)
 
     def experiment(self, family: str, name: str, entry: Any) -> Experiment:
         where = f"{family}.{name}"
@@ -334,12 +295,11 @@ def _reference_faults(
             found.append(f"{where}.dataset: no data set {experiment.dataset!r} is declared{hint}")
         folder, dataset = catalogue.SECTIONS[experiment.family], data.get(experiment.dataset)
         reads = experiment.family in ("supervised", "probe") or (
-            experiment.family == "pretext"
+            experiment.family in ("pretext", "generative")
             and catalogue.class_constant(folder, experiment.method, "reads_labels", False)
         )
         targets = catalogue.class_constant(folder, experiment.method, "targets", "labels" if reads else None)
-        given = dataset is None or (dataset.masked if targets == "masks" else dataset.labelled)
-        if targets is not None and not given:
+        if targets is not None and dataset is not None and targets not in dataset.targets():
             found.append(f"{where}.dataset: needs {targets}, but {experiment.dataset!r} has none")
         channels = catalogue.class_constant(folder, experiment.method, "channels", None)
         if channels is not None and dataset is not None and dataset.channels not in (None, channels):
@@ -349,8 +309,11 @@ def _reference_faults(
             found += _reference(experiments, declared, experiment, "encoder", ENCODERS)
         if experiment.family == "search":
             found += _search_faults(experiments, declared, experiment)
+        if experiment.family == "evaluation":
+            found += _evaluation_faults(experiments, declared, experiment)
         if experiment.family == "study":
             found += _target_faults(experiments, declared, experiment, "study")
+            found += _need_faults(experiments, experiment, "experiment")
             found += _studied_metric_faults(experiments, experiment)
     return found
 
@@ -379,22 +342,28 @@ def _comparison_faults(
                 families = f"{', '.join(COMPARED[:-1])} or {COMPARED[-1]}"
                 found.append(f"{where}.of: no experiment {name!r} is declared in {families}{suggest(name, known)}")
             elif name in experiments:
-                metrics = measured(experiments[name])
+                metrics = measured(experiments[name], experiments)
                 if metrics is not None and comparison.metric not in metrics:
                     hint = suggest(comparison.metric, metrics)
                     found.append(f"{where}.metric: {name!r} will not have {comparison.metric!r}{hint}")
     return found
 
 
-def measured(experiment: Experiment) -> list[str] | None:
-    """Return the metrics that an experiment will have, as far as its method's file says; None where it does not."""
+def measured(experiment: Experiment, experiments: Mapping[str, Experiment]) -> list[str] | None:
+    """Return the metrics that an experiment will have, as far as its method's file says; None where it does not.
+
+    Some of an evaluation's hang on what the method of its generator offers.
+    """
     folder = catalogue.SECTIONS[experiment.family]
     if catalogue.class_constant(folder, experiment.method, "phases", None) == ():
         return []
     own = catalogue.class_constant(folder, experiment.method, "measures", None)
     if own is None:
         return None
-    names = own if experiment.family == "probe" else ("loss", *own)
+    names = own if experiment.family in ("probe", "evaluation") else ("loss", *own)
+    if experiment.family == "evaluation" and (generator := experiments.get(experiment.config.generator)) is not None:
+        further = catalogue.class_constant(folder, experiment.method, "measures_if_offered", ())
+        names += tuple(name for function, name in further if _offers(generator, function))
     splits = ("validation",) if experiment.family == "pretext" else ("validation", "test")
     splits = catalogue.class_constant(folder, experiment.method, "splits", splits)
     return [f"{split}/{name}" for split in splits for name in names]
@@ -422,13 +391,14 @@ def _reference(
     experiment: Experiment,
     key: str,
     families: tuple[str, ...],
+    same_seeds: bool = True,
 ) -> list[str]:
-    """Faults of a key that names another experiment of certain families, trained with the same seeds."""
+    """Faults of a key that names another experiment of certain families, trained with the same seeds if they matter."""
     where, name = f"{experiment.family}.{experiment.name}.{key}", getattr(experiment.config, key)
     known = [other for family in families for other in declared[family]]
     if name not in known:
         return [f"{where}: no experiment {name!r} is declared in {' or '.join(families)}{suggest(name, known)}"]
-    if name in experiments and not set(experiment.seeds) <= set(experiments[name].seeds):
+    if same_seeds and name in experiments and not set(experiment.seeds) <= set(experiments[name].seeds):
         return [
             f"{where}: {name!r} has seeds {list(experiments[name].seeds)}, which lack some of {list(experiment.seeds)}"
         ]
@@ -451,15 +421,60 @@ def _target_faults(
     return found
 
 
+def _evaluation_faults(
+    experiments: Mapping[str, Experiment], declared: Mapping[str, list[str]], evaluation: Experiment
+) -> list[str]:
+    """Faults of an evaluation: a generator that lacks what is evaluated, an extractor of no classes of these images."""
+    where, config = f"evaluation.{evaluation.name}", evaluation.config
+    generator, extractor = experiments.get(config.generator), experiments.get(config.extractor)
+    found = _reference(experiments, declared, evaluation, "generator", GENERATORS)
+    if generator is not None and generator.family in GENERATORS:
+        if generator.dataset != evaluation.dataset:
+            data = generator.dataset
+            found.append(f"{where}.dataset: must be {data!r}, that of {generator.name!r}; got {evaluation.dataset!r}")
+        found += _need_faults(experiments, evaluation, "generator")
+    found += _reference(experiments, declared, evaluation, "extractor", ("supervised",), same_seeds=False)
+    if extractor is not None and extractor.family == "supervised":
+        if extractor.dataset != evaluation.dataset:
+            data = f"{extractor.dataset!r}, not on {evaluation.dataset!r}"
+            found.append(
+                f"{where}.extractor: {extractor.name!r} is trained on {data}, whose images it is to tell apart"
+            )
+        if (
+            catalogue.class_constant(catalogue.SECTIONS["supervised"], extractor.method, "targets", "labels")
+            != "labels"
+        ):
+            found.append(
+                f"{where}.extractor: {extractor.name!r} tells of pixels; take one that tells classes of images"
+            )
+    return found
+
+
+def _offers(experiment: Experiment, function: str) -> bool:
+    """Whether the method of an experiment has a function."""
+    return catalogue.offers(catalogue.SECTIONS[experiment.family], experiment.method, function)
+
+
 def _studied_metric_faults(experiments: Mapping[str, Experiment], study: Experiment) -> list[str]:
     """Faults of a study's metric that the experiment will not have."""
     target, metric = experiments.get(study.config.experiment), getattr(study.config, "metric", None)
-    metrics = measured(target) if target is not None else None
+    metrics = measured(target, experiments) if target is not None else None
     if metric is None or not metrics or metric in metrics:
         return []
     assert target is not None
     hint = suggest(metric, metrics)
     return [f"study.{study.name}.metric: {target.name!r} will not have {metric!r}{hint}"]
+
+
+def _need_faults(experiments: Mapping[str, Experiment], experiment: Experiment, key: str) -> list[str]:
+    """Faults of a key that names an experiment whose method lacks the function that this one's needs, if any."""
+    target = experiments.get(getattr(experiment.config, key))
+    needs = catalogue.class_constant(catalogue.SECTIONS[experiment.family], experiment.method, "needs", None)
+    if target is None or needs is None or _offers(target, needs):
+        return []
+    hint = suggest(target.name, [name for name, other in experiments.items() if _offers(other, needs)])
+    where = f"{experiment.family}.{experiment.name}.{key}"
+    return [f"{where}: {target.name!r} is of {target.method!r}, which has no {needs!r}{hint}"]
 
 
 def _search_faults(

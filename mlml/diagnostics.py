@@ -6,12 +6,13 @@ reason. Ratios of layers and of steps are medians over the run, so that one odd 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import linear_regression, median, pstdev
 from typing import NamedTuple
 
 from mlml import points
+from mlml.series import Layers, Series, beyond, finite, late, measured, others_beyond, percent, ratios_to_later, worst
 
 LAYER, STEP = "layer/", "step/"
 """What the names of points of a diagnosed step begin with: measures of layers, and the step's own loss and metrics."""
@@ -48,6 +49,11 @@ SMALL_UPDATE = 1e-5
 DIVERGED, EXPLODED = 1.0, 10.0
 """How far above its beginning the loss ended, or ever was, in units of the beginning."""
 
+BLOWN_UP, NEAR_ZERO = 1e3, 1.0
+"""The second for a loss that rises by its nature, in units of the beginning or of 1, for it may begin at nearly 0. Such
+losses are of unit vectors or of distributions: even a cross entropy of 65536 keys at a temperature of 0.01 is below 220
+(log K + 2 / temperature), so what is above is no nature of theirs."""
+
 OSCILLATING = 0.1
 """Scatter of the loss around its trend over the second half of a run, in units of the beginning."""
 
@@ -71,15 +77,19 @@ LOST_RANK = 4.0
 MIN_POINTS = 6
 """Fewer points of a curve show no oscillation."""
 
-Series = list[tuple[int, float]]
-Layers = dict[str, dict[str, Series]]
+_CALM = "lower train.optimizer.learning_rate, add schedule.warmup_steps, or set train.clip_norm"
 
 
 class Record(NamedTuple):
-    """What one run recorded: series by layer and measure, and by metric."""
+    """What one run recorded: series by layer and measure, and by metric.
+
+    Attributes:
+        loss_falls: whether the method's class says so (`mlml.method`).
+    """
 
     layers: Layers
     curves: dict[str, Series]
+    loss_falls: bool = True
 
 
 class Verdict(NamedTuple):
@@ -98,8 +108,13 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def read(path: Path) -> Record:
-    """Sort the points of a run by what they are about; an absent file is an empty record."""
+def read(path: Path, loss_falls: bool = True) -> Record:
+    """Sort the points of a run by what they are about; an absent file is an empty record.
+
+    Args:
+        path: of the points.
+        loss_falls: what the class of the method says, which the points do not.
+    """
     layers: Layers = {}
     curves: dict[str, Series] = {}
     for name, step, value in points.read(path):
@@ -108,7 +123,7 @@ def read(path: Path) -> Record:
             layers.setdefault(layer, {}).setdefault(measure, []).append((step, value))
         else:
             curves.setdefault(name, []).append((step, value))
-    return Record(layers, curves)
+    return Record(layers, curves, loss_falls)
 
 
 def diagnose(record: Record) -> list[Verdict]:
@@ -116,7 +131,10 @@ def diagnose(record: Record) -> list[Verdict]:
 
     High bias is left out where something else is wrong: a larger network would not help.
     """
-    found = [*of_loss(record), *of_representation(record), *of_layers(record)]
+    from mlml import alarms  # which imports this module
+
+    ills = (*alarms.of_latents(record), *alarms.of_adversaries(record))
+    found = [*of_loss(record), *of_representation(record), *ills, *of_layers(record)]
     return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
 
 
@@ -140,12 +158,17 @@ def of_loss(record: Record) -> list[Verdict]:
 
 
 def of_generalisation(record: Record) -> list[Verdict]:
-    """Bias and variance, from an accuracy if there is one; otherwise from how the two losses went."""
+    """Bias and variance, from an accuracy if there is one; otherwise from how the two losses went.
+
+    Neither where the loss need not fall: what such a method is measured by, a queue or a teacher, moves with it.
+    """
     curves = record.curves
+    if not record.loss_falls:
+        return []
     for phase in _phases(record):
         for name in [name for name in curves if name.startswith(f"{phase}/") and name.endswith("accuracy")]:
             quantity = name.removeprefix(f"{phase}/")
-            held_out, start = curves.get(f"validation/{quantity}"), _finite(curves.get(STEP + name, []))
+            held_out, start = curves.get(f"validation/{quantity}"), finite(curves.get(STEP + name, []))
             if held_out and start and start[0] < 1 - HIGH_VARIANCE:
                 verdict = bias_variance(curves[name][-1][1], held_out[-1][1], start[0], quantity=quantity)
                 if verdict:
@@ -154,14 +177,15 @@ def of_generalisation(record: Record) -> list[Verdict]:
     return [verdict] if verdict else []
 
 
-def explain(path: Path, last: Mapping[str, float]) -> str:
+def explain(path: Path, last: Mapping[str, float], loss_falls: bool = True) -> str:
     """What the points of a run that had to stop say of the reason: "; diagnosis: ..." or nothing.
 
     Args:
         path: of its points.
         last: the last finite values of its metrics.
+        loss_falls: as of `read`.
     """
-    record = read(path)
+    record = read(path, loss_falls)
     for name, value in last.items():
         series = record.curves.setdefault(name, [])
         series.append((series[-1][0] + 1 if series else 1, value))
@@ -171,8 +195,8 @@ def explain(path: Path, last: Mapping[str, float]) -> str:
 
 def symmetry(layers: Layers) -> Verdict | None:
     """Units that are copies of others from beginning to end: equal weights get equal gradients."""
-    lasting = {name: min(_finite(series) or [0.0]) for name, series in _of(layers, "symmetric") if len(series) > 1}
-    found = _beyond(lasting, SYMMETRIC)
+    lasting = {name: min(finite(series) or [0.0]) for name, series in measured(layers, "symmetric") if len(series) > 1}
+    found = beyond(lasting, SYMMETRIC)
     if found is None:
         return None
     name, share, others = found
@@ -180,14 +204,14 @@ def symmetry(layers: Layers) -> Verdict | None:
         "symmetry",
         name,
         share,
-        f"units are copies: {_percent(share)} of the units of {name} have the weights of another all along and so "
+        f"units are copies: {percent(share)} of the units of {name} have the weights of another all along and so "
         f"compute the same{others}; initialise at random (he_normal), not by a constant",
     )
 
 
 def dead_units(layers: Layers) -> Verdict | None:
     """Rectifiers that are 0 for a whole batch, in the second half of the run: no gradient will wake them."""
-    found = _beyond({name: _late(series) for name, series in _of(layers, "dead")}, DEAD)
+    found = beyond({name: late(series) for name, series in measured(layers, "dead")}, DEAD)
     if found is None:
         return None
     name, share, others = found
@@ -195,14 +219,14 @@ def dead_units(layers: Layers) -> Verdict | None:
         "dead units",
         name,
         share,
-        f"units are dead: {_percent(share)} of the units of {name} are 0 for a whole batch{others}; "
+        f"units are dead: {percent(share)} of the units of {name} are 0 for a whole batch{others}; "
         "lower train.optimizer.learning_rate, or take leaky_relu, elu or gelu, he_normal or a norm",
     )
 
 
 def saturation(layers: Layers) -> Verdict | None:
     """Outputs at the bounds of a sigmoid, tanh, step or softmax, in the second half of the run."""
-    found = _beyond({name: _late(series) for name, series in _of(layers, "saturated")}, SATURATED)
+    found = beyond({name: late(series) for name, series in measured(layers, "saturated")}, SATURATED)
     if found is None:
         return None
     name, share, others = found
@@ -210,14 +234,14 @@ def saturation(layers: Layers) -> Verdict | None:
         "saturation",
         name,
         share,
-        f"activations saturate: {_percent(share)} of the outputs of {name} are within 1 % of their bounds, where "
+        f"activations saturate: {percent(share)} of the outputs of {name} are within 1 % of their bounds, where "
         f"no gradient passes{others}; take smaller initial weights (xavier_normal), a norm or relu",
     )
 
 
 def vanishing(layers: Layers) -> Verdict | None:
     """A layer whose gradient is a tiny part of that of a later layer of the same network."""
-    ratios = dict(_ratios_to_later(layers))
+    ratios = dict(ratios_to_later(layers))
     name = min(ratios, key=lambda name: ratios[name][0], default=None)
     if name is None or not ratios[name][0] < VANISHING:
         return None
@@ -236,24 +260,26 @@ def exploding(record: Record) -> Verdict | None:
     """A gradient that grows a thousandfold on its way back through the layers, or in the course of the run."""
     layers = record.layers
     way_out = "set train.clip_norm, lower train.optimizer.learning_rate, or take smaller initial weights or a norm"
-    ratios = dict(_ratios_to_later(layers))
+    ratios = dict(ratios_to_later(layers))
     name = max(ratios, key=lambda name: ratios[name][0], default=None)
     if name is not None and ratios[name][0] > EXPLODING:
         ratio, later = ratios[name]
         sentence = f"gradients explode: the gradient norm of {name} is {ratio:.0e} times that of {later}; {way_out}"
         return Verdict("exploding gradients", name, ratio, sentence)
-    bad_losses = {step for phase in _phases(record) for step, value in _step_loss(record, phase) if not _good(value)}
+    bad_losses = {
+        step for phase in _phases(record) for step, value in _step_loss(record, phase) if not math.isfinite(value)
+    }
     growth: dict[str, float] = {}
-    for layer, series in _of(layers, "gradient_norm"):
-        usual = [value for _, value in series[: (len(series) + 1) // 2] if _good(value) and value > 0]
+    for layer, series in measured(layers, "gradient_norm"):
+        usual = [value for _, value in series[: (len(series) + 1) // 2] if math.isfinite(value) and value > 0]
         later_values = [value for step, value in series[(len(series) + 1) // 2 :] if step not in bad_losses]
         if usual and later_values:
-            growth[layer] = max(value / median(usual) if _good(value) else math.inf for value in later_values)
-    name, factor = _worst(growth)
+            growth[layer] = max(value / median(usual) if math.isfinite(value) else math.inf for value in later_values)
+    name, factor = worst(growth)
     if name is None or not factor > EXPLODING:
         return None
     usual_then = "times what it was in the first half of the run"
-    grew = f"grew to {factor:.0e} {usual_then}" if _good(factor) else "stopped being finite"
+    grew = f"grew to {factor:.0e} {usual_then}" if math.isfinite(factor) else "stopped being finite"
     return Verdict(
         "exploding gradients",
         name,
@@ -264,27 +290,27 @@ def exploding(record: Record) -> Verdict | None:
 
 def large_updates(layers: Layers) -> Verdict | None:
     """Steps that usually change a layer's weights by a tenth and more, or one that overwrote them."""
-    series = {name: values for name, series in _of(layers, "update_ratio") if (values := _finite(series))}
+    series = {name: values for name, series in measured(layers, "update_ratio") if (values := finite(series))}
     excess = {name: max(median(v) / LARGE_UPDATE, max(v) / OVERWRITING) for name, v in series.items()}
-    name, times = _worst(excess)
+    name, times = worst(excess)
     if name is None or not times > 1:
         return None
     usual, most = median(series[name]), max(series[name])
-    changes = f"changes the weights of {name} by {_percent(usual)} of their norm"
-    changed = f"changed the weights of {name} by {_percent(most)} of their norm"
+    changes = f"changes the weights of {name} by {percent(usual)} of their norm"
+    changed = f"changed the weights of {name} by {percent(most)} of their norm"
     return Verdict(
         "large updates",
         name,
         usual if usual > LARGE_UPDATE else most,
-        f"updates are too large: a step {changes if usual > LARGE_UPDATE else changed}{_others(excess, 1)}, where "
-        "about 0.1 % is usual; lower train.optimizer.learning_rate or add schedule.warmup_steps",
+        f"updates are too large: a step {changes if usual > LARGE_UPDATE else changed}{others_beyond(excess, 1)}, "
+        "where about 0.1 % is usual; lower train.optimizer.learning_rate or add schedule.warmup_steps",
     )
 
 
 def small_updates(layers: Layers) -> Verdict | None:
     """Layers that never move, though nothing else is wrong with them."""
-    ratios = {name: -max(values) for name, series in _of(layers, "update_ratio") if (values := _finite(series))}
-    name, ratio = _worst(ratios)
+    ratios = {name: -max(values) for name, series in measured(layers, "update_ratio") if (values := finite(series))}
+    name, ratio = worst(ratios)
     if name is None or not -ratio < SMALL_UPDATE:
         return None
     return Verdict(
@@ -292,46 +318,82 @@ def small_updates(layers: Layers) -> Verdict | None:
         name,
         -ratio,
         f"updates are too small: no step changes the weights of {name} by more than {-ratio:.0e} of their norm"
-        f"{_others(ratios, -SMALL_UPDATE)}, where about 1e-03 is usual; raise train.optimizer.learning_rate",
+        f"{others_beyond(ratios, -SMALL_UPDATE)}, where about 1e-03 is usual; raise train.optimizer.learning_rate",
     )
 
 
 def losses(record: Record, phase: str) -> Verdict | None:
-    """A train loss that rose, that swings, or that did not fall."""
+    """A train loss that rose, that swings, or that did not fall; of one that need not fall, an explosion or swings."""
     curve = record.curves[f"{phase}/loss"]
-    values = _finite(curve)
+    values = finite(curve)
     if not values:
-        return None
-    start = next(iter([*_finite(_step_loss(record, phase)), values[0]]))
-    unit = max(abs(start), start - min(values))
+        return _not_finite(record, phase)
+    start = next(iter([*finite(_step_loss(record, phase)), values[0]]))
+    end = median(values[-max(1, len(values) // 4) :])
+    unit = max(abs(start), start - min(values)) if record.loss_falls else max(abs(start), NEAR_ZERO)
     if unit == 0:
-        return None
-    way_out = "lower train.optimizer.learning_rate, add schedule.warmup_steps, or set train.clip_norm"
-    end, highest = median(values[-max(1, len(values) // 4) :]), max(values)
+        return _not_finite(record, phase)
+    rose = _rose(curve, start, end, unit) if record.loss_falls else _blew_up(curve, start, end, unit)
+    level = unit if record.loss_falls else max(unit, abs(end))  # it may begin far from where it stays
+    return (
+        rose
+        or _not_finite(record, phase)
+        or _swings(curve, start, level)
+        or (_unlearnt(record, phase, start, end, unit) if record.loss_falls else None)
+    )
+
+
+def _rose(curve: Series, start: float, end: float, unit: float) -> Verdict | None:
+    highest = max(finite(curve))
     rise = max((end - start) / unit / DIVERGED, (highest - start) / unit / EXPLODED)
-    if rise > 1:
-        at = next(step for step, value in curve if value == highest)
-        went = "diverges" if end - start > unit * DIVERGED else "exploded on its way"
-        sentence = f"the loss {went}: it began at {start:.4g}, was {highest:.4g} at step {at} and ended at {end:.4g}"
-        return Verdict("diverging loss", None, rise, f"{sentence}; {way_out}")
-    late = curve[len(curve) // 2 :]
-    if len(curve) >= MIN_POINTS and len(values) == len(curve):
-        slope, intercept = linear_regression(*zip(*late, strict=True))
-        scatter = pstdev([value - slope * step - intercept for step, value in late]) / unit
-        if scatter > OSCILLATING:
-            sentence = (
-                f"the loss oscillates: in the second half of the run it scatters by {scatter * unit:.2g} around its "
-                f"trend, where it began at {start:.4g}; {way_out}"
-            )
-            return Verdict("oscillating loss", None, scatter, sentence)
+    went = "diverges" if end - start > unit * DIVERGED else "exploded on its way"
+    return _risen(curve, went, start, end, rise) if rise > 1 else None
+
+
+def _blew_up(curve: Series, start: float, end: float, unit: float) -> Verdict | None:
+    rise = (max(finite(curve)) - start) / unit / BLOWN_UP
+    return _risen(curve, "exploded", start, end, rise) if rise > 1 else None
+
+
+def _risen(curve: Series, went: str, start: float, end: float, rise: float) -> Verdict:
+    highest = max(finite(curve))
+    at = next(step for step, value in curve if value == highest)
+    sentence = f"the loss {went}: it began at {start:.4g}, was {highest:.4g} at step {at} and ended at {end:.4g}"
+    return Verdict("diverging loss", None, rise, f"{sentence}; {_CALM}")
+
+
+def _not_finite(record: Record, phase: str) -> Verdict | None:
+    points_of_loss = [*record.curves[f"{phase}/loss"], *_step_loss(record, phase)]
+    bad = [step for step, value in points_of_loss if not math.isfinite(value)]
+    if not bad:
+        return None
+    return Verdict("diverging loss", None, math.inf, f"the loss stopped being finite at step {min(bad)}; {_CALM}")
+
+
+def _swings(curve: Series, start: float, unit: float) -> Verdict | None:
+    if len(curve) < MIN_POINTS or len(finite(curve)) < len(curve):
+        return None
+    second_half = curve[len(curve) // 2 :]
+    slope, intercept = linear_regression(*zip(*second_half, strict=True))
+    scatter = pstdev([value - slope * step - intercept for step, value in second_half]) / unit
+    if not scatter > OSCILLATING:
+        return None
+    sentence = (
+        f"the loss oscillates: in the second half of the run it scatters by {scatter * unit:.2g} around its trend, "
+        f"where it began at {start:.4g}; {_CALM}"
+    )
+    return Verdict("oscillating loss", None, scatter, sentence)
+
+
+def _unlearnt(record: Record, phase: str, start: float, end: float, unit: float) -> Verdict | None:
     fall = (start - end) / unit
-    if fall < UNLEARNT and f"{phase}/accuracy" not in record.curves:
-        sentence = (
-            f"high bias: the train loss began at {start:.4g} and ended at {end:.4g}, so nothing was learnt; train for "
-            "longer, raise train.optimizer.learning_rate, or take a larger network"
-        )
-        return Verdict("high bias", None, fall, sentence)
-    return None
+    if not fall < UNLEARNT or f"{phase}/accuracy" in record.curves:
+        return None
+    sentence = (
+        f"high bias: the train loss began at {start:.4g} and ended at {end:.4g}, so nothing was learnt; train for "
+        "longer, raise train.optimizer.learning_rate, or take a larger network"
+    )
+    return Verdict("high bias", None, fall, sentence)
 
 
 def bias_variance(
@@ -374,10 +436,10 @@ def overfitting(record: Record) -> Verdict | None:
     """A validation loss that rises while the train loss falls."""
     phases = _phases(record)
     held_out = record.curves.get("validation/loss", [])
-    if not phases or len(held_out) < 3 or len(_finite(held_out)) < len(held_out):
+    if not phases or len(held_out) < 3 or len(finite(held_out)) < len(held_out):
         return None
     train = record.curves[f"{phases[-1]}/loss"]
-    start = next(iter([*_finite(_step_loss(record, phases[-1])), train[0][1]]))
+    start = next(iter([*finite(_step_loss(record, phases[-1])), train[0][1]]))
     best_step, least = min(held_out, key=lambda point: point[1])
     end, fell = held_out[-1][1], start - least
     then = [value for step, value in train if step <= best_step] or [start]
@@ -396,7 +458,7 @@ def overfitting(record: Record) -> Verdict | None:
 def of_representation(record: Record) -> list[Verdict]:
     """Collapse of features: to one point, to a line, or, against the most there was, to few directions."""
     deviations, ranks = (
-        _finite(record.curves.get(REPRESENTATION + name, [])) for name in ("deviation", "effective_rank")
+        finite(record.curves.get(REPRESENTATION + name, [])) for name in ("deviation", "effective_rank")
     )
     if not deviations or not ranks:
         return []
@@ -424,63 +486,3 @@ def _phases(record: Record) -> list[str]:
 
 def _step_loss(record: Record, phase: str) -> Series:
     return record.curves.get(f"{STEP}{phase}/loss", [])
-
-
-def _of(layers: Layers, measure: str) -> list[tuple[str, Series]]:
-    return [(name, measures[measure]) for name, measures in layers.items() if measures.get(measure)]
-
-
-def _good(value: float) -> bool:
-    return math.isfinite(value)
-
-
-def _finite(series: Sequence[tuple[int, float]]) -> list[float]:
-    return [value for _, value in series if _good(value)]
-
-
-def _late(series: Series) -> float:
-    """Median of the second half."""
-    return median(_finite(series[len(series) // 2 :]) or [0.0])
-
-
-def _worst(values: Mapping[str, float]) -> tuple[str | None, float]:
-    """The first name with the greatest value."""
-    name = max(values, key=lambda name: values[name], default=None)
-    return name, values[name] if name is not None else 0.0
-
-
-def _beyond(shares: Mapping[str, float], threshold: float) -> tuple[str, float, str] | None:
-    """The worst layer with its share, and in words how many more are beyond the threshold; None where it is not."""
-    name, share = _worst(shares)
-    return None if name is None or not share > threshold else (name, share, _others(shares, threshold))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _others(values: Mapping[str, float], threshold: float) -> str:
-    count = sum(value > threshold for value in values.values()) - 1
-    return f" (and {count} more layer{'s' if count > 1 else ''})" if count > 0 else ""
-
-
-def _ratios_to_later(layers: Layers) -> Iterator[tuple[str, tuple[float, str]]]:
-    """Each layer's gradient norm over the greatest of the later layers of its network, with that layer's name.
-
-    A network is what the first part of a layer's name says, such as `encoder`; gradients of two players, or of two
-    losses, do not compare.
-    """
-    groups: dict[str, list[str]] = {}
-    for name, _ in _of(layers, "gradient_norm"):
-        groups.setdefault(name.split(".")[0] if "." in name else "", []).append(name)
-    for names in groups.values():
-        norms = {name: dict(layers[name]["gradient_norm"]) for name in names}
-        for place, name in enumerate(names[:-1]):
-            found: list[tuple[float, str]] = []
-            for step, value in norms[name].items():
-                later = [(norms[other][step], other) for other in names[place + 1 :] if step in norms[other]]
-                later = [(other_value, other) for other_value, other in later if _good(other_value)]
-                if _good(value) and later and max(later)[0] > 0:
-                    found.append((value / max(later)[0], max(later)[1]))
-            if found:
-                yield name, sorted(found)[len(found) // 2]

@@ -1,11 +1,11 @@
 """The contract between a method and the training loop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mlml.config import Declared
@@ -28,11 +28,15 @@ class Method(nn.Module):
 
     Attributes:
         phases: what one step runs, in order; a GAN says ("discriminator", "generator"). Empty: nothing to train.
-        targets: what the labels of its batches are, "labels" of images or "masks"; checked before anything runs.
+        targets: what the labels of its batches are, "labels" of images, "masks" or "captions"; checked before anything
+            runs.
         measures: names of the metrics that `forward` returns beside the loss, as a literal, so that a comparison of
             others is refused before anything runs. None: not told.
         reads_labels: whether training does; a pretext that does not never looks at them. Labels pull the features of
             a class together, so few directions of them are no illness there.
+        loss_falls: whether a train loss that rises or stays is an illness, as a literal. Not where it rises by its
+            nature, as against a queue or a teacher that gets better, or hardly moves: then `mlml.diagnostics` judges
+            neither its course nor bias and variance, but tells of one that explodes or swings.
         channels: of the images that it can learn from, as a literal; checked before anything runs where the source
             tells of its own. None: any.
     """
@@ -42,6 +46,7 @@ class Method(nn.Module):
     targets: ClassVar[str] = "labels"
     measures: tuple[str, ...] | None = None
     reads_labels: ClassVar[bool] = False
+    loss_falls: ClassVar[bool] = True
     channels: ClassVar[int | None] = None
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
@@ -102,6 +107,17 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class SamplesTexts(Protocol):
+    """A method that generates images of what a text says."""
+
+    def sample_texts(
+        self, texts: Sequence[str], generator: torch.Generator, guidance_scale: float | None = None
+    ) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] of each text; a larger scale keeps closer to it, None is the declared one."""
+        ...
+
+
+@runtime_checkable
 class Reconstructs(Protocol):
     """A method that maps images to a latent space and back."""
 
@@ -127,4 +143,74 @@ class Sheets(Protocol):
 
         In eval mode; draws only from `generator`, and moves no state.
         """
+        ...
+
+
+@runtime_checkable
+class SamplesClasses(Protocol):
+    """A method that generates images of a class that it is told."""
+
+    def sample_classes(self, labels: Int[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] of each class."""
+        ...
+
+
+@runtime_checkable
+class Infers(Protocol):
+    """A method with a latent vector of standard normal prior, of which an image tells by a Gaussian posterior."""
+
+    def infer(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log variance of the posterior of images in [0, 1]."""
+        ...
+
+    def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1] of latent vectors."""
+        ...
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """A method that tells how likely an image is to be drawn."""
+
+    def log_likelihood(
+        self, images: Float[Tensor, "b c h w"], num_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, " b"]:
+        """Log likelihood of images in [0, 1], in nats, or a lower bound that more samples tighten."""
+        ...
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """A method that paints a region of an image anew, as a text says."""
+
+    def edit(
+        self,
+        images: Float[Tensor, "n c h w"],
+        masks: Bool[Tensor, "n h w"],
+        texts: Sequence[str],
+        generator: torch.Generator,
+    ) -> Float[Tensor, "n c h w"]:
+        """Images in [0, 1] that are new where the mask is true, and bit for bit the given ones elsewhere."""
+        ...
+
+
+@runtime_checkable
+class Guides(Protocol):
+    """A method whose samples keep more or less closely to their condition."""
+
+    def sample_guided(
+        self, num_samples: int, guidance_scale: float, generator: torch.Generator
+    ) -> Float[Tensor, "n c h w"]:
+        """Draw images in [0, 1] of the method's conditions in turn; 1 is no guidance."""
+        ...
+
+
+@runtime_checkable
+class Diffuses(Protocol):
+    """A method that makes images of noise step by step."""
+
+    def film(
+        self, images: Float[Tensor, "b c h w"], num_frames: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "b s c h w"], Float[Tensor, "b s c h w"]]:
+        """Frames in [0, 1] of these images becoming noise, and of noise becoming as many new images."""
         ...

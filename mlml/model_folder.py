@@ -81,3 +81,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Method:
     method = build(description["family"], description["method"], description["config"], spec)
     method.load_state_dict(load_tensors(weights))
     return method.to(device).eval()
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the sha256 of the weights in a folder that `load` reads, which checks it."""
+    return str(json.loads((folder / "model.json").read_text())["weights_sha256"])

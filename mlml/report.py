@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
-from mlml import comparison, figures, report_diagnosis
+from mlml import comparison, figures, report_diagnosis, report_evaluations
 from mlml.config import ComparisonConfig, is_share
 
 SCORE = "test/accuracy"
@@ -33,9 +33,9 @@ _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
     *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
-_FAMILIES = ("supervised", "pretext", "generative", "search", "study", "illustration", "probe")
+_FAMILIES = ("supervised", "pretext", "generative", "evaluation", "search", "study", "illustration", "probe")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
-_DRAWN = ("search", "supervised", "study", "illustration")  # families whose pictures have a section of their own
+_DRAWN = ("search", "supervised", "evaluation", "study", "illustration")  # their pictures have a section of their own
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
 
@@ -137,6 +137,7 @@ def write_report(
     """
     frame = leaderboard(results)
     by_stage = {result.stage: result for result in results}
+    evaluations = [result for result in results if result.family == "evaluation"]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -158,6 +159,8 @@ def write_report(
             for result in results
             if result.family == "generative" or (result.figures and result.family not in _DRAWN)
         ],
+        evaluations=report_evaluations.tables(evaluations, _number),
+        evaluated={result.name: _experiment(result) for result in evaluations},
         findings=[_finding(result) for result in results if result.family in ("study", "illustration")],
         searches=[_search(result) for result in results if result.family == "search"],
         curves=[curve for result in results if (curve := _curves(result)) is not None],

@@ -27,9 +27,6 @@ def mapped(features: Float[NDArray[np.floating], "n d"], kind: str, seed: int) -
         features: of images.
         kind: "pca", "tsne" or "umap".
         seed: of what is drawn at random.
-
-    Raises:
-        ValueError: umap-learn is asked for and not installed.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -41,11 +38,11 @@ def mapped(features: Float[NDArray[np.floating], "n d"], kind: str, seed: int) -
         perplexity = min(30.0, (len(features) - 1) / 3)
         found = TSNE(2, perplexity=perplexity, init="pca", random_state=state).fit_transform(features)
     else:
-        try:
-            from umap import UMAP  # type: ignore[import-not-found,unused-ignore]
-        except ImportError as error:
-            raise ValueError("maps: 'umap' needs umap-learn; run 'pip install umap-learn', or leave it out") from error
-        found = UMAP(n_components=2, random_state=state).fit_transform(features)
+        from umap import UMAP  # seconds to import, which only who asks for it waits for
+
+        neighbours = min(15, len(features) - 1)  # its default, where there are so many
+        # one thread, which it takes for a seed anyway, and says so where it is not asked for
+        found = UMAP(n_neighbors=neighbours, random_state=state, n_jobs=1).fit_transform(features)
     return np.asarray(found, np.float64)
 
 

@@ -32,6 +32,15 @@ def summarise(values: Mapping[int, float]) -> dict[str, float | None]:
     return {"mean": mean(by_seed.values()), "interval95": _half_width(list(by_seed.values())), **by_seed}
 
 
+def by_seed(summary: Mapping[str, float | None]) -> dict[int, float]:
+    """Return the values that `summarise` was given."""
+    return {
+        int(key.removeprefix("seed_")): value
+        for key, value in summary.items()
+        if key.startswith("seed_") and value is not None
+    }
+
+
 def _half_width(values: list[float]) -> float | None:
     """Half-width of the 95 % interval, to 12 digits: the last bits of a quantile differ between machines."""
     if len(values) == 1:

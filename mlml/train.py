@@ -28,11 +28,13 @@ from mlml import (
     distributed,
     online_knn,
     optimizers,
+    peak_memory,
     precision,
     regularisation,
     representation,
     schedules,
 )
+from mlml.alarm_watch import AlarmWatch
 from mlml.config import TrainConfig
 from mlml.data.batches import Batches
 from mlml.ema import ema_update
@@ -55,7 +57,8 @@ class Fitted(NamedTuple):
 
     steps: int
     metrics: dict[str, float]  # of the weights that were kept, on the validation split
-    seconds: float  # of this process
+    seconds: float  # of all processes that trained it one after another
+    peak_bytes: int  # the most memory that one of them held: `mlml.peak_memory`
 
 
 @dataclass
@@ -72,6 +75,8 @@ class _State:
     columns: list[str] = field(default_factory=list)  # of the window
     offset: int = 0  # of the points file
     plateau: tuple[float, ...] = tuple(schedules.Plateau())  # what the learning rate learnt from evaluations
+    seconds: float = 0.0  # until now, of all processes that took part one after another
+    peak_bytes: int = 0  # the same of their memory
 
 
 def total_steps(config: TrainConfig, num_batches: int, num_phases: int) -> int:
@@ -99,7 +104,7 @@ def fit(
 
     Args:
         method: moved to the device of the batches; holds the final weights afterwards (the EMA's if there is one, the
-            best if `restore_best`).
+            best if `restore_best`; those from before an alarm that ended the run).
         train: batches of the train split.
         validation: batches of the validation split.
         config: the loop's numbers.
@@ -112,7 +117,7 @@ def fit(
         ValueError: `shard` in a single process, or with a method of several phases.
     """
     if not method.phases:
-        return Fitted(0, {}, 0.0)
+        return Fitted(0, {}, 0.0, 0)
     loop = _Loop(method, train, validation, config, seed, folder)
     return loop.run(on_evaluation)
 
@@ -128,7 +133,7 @@ def evaluate(method: Method, batches: Batches, seed: int, shared: bool = True) -
     method.eval()
     generator = torch.Generator(batches.device)
     sums: dict[str, Tensor] = {}
-    order = batches.in_order()
+    order = batches.spread()
     for index in order[distributed.rank() :: distributed.world_size()] if shared else order:
         generator.manual_seed(derive(seed, "evaluate", int(index[0])))
         seed_everything(seed, "evaluate", int(index[0]))
@@ -165,6 +170,7 @@ class _Loop:
             for phase, parameters in self.owned.items()
         }
         self.best_weights: dict[str, Tensor] | None = None
+        self.watch = AlarmWatch(config.on_alarm == "stop")
         self.precision = precision.Precision(config.precision, self.device, list(self.owned))
         self.ddp = None
         if distributed.is_distributed() and not config.shard:
@@ -206,7 +212,8 @@ class _Loop:
             return self._train(on_evaluation)
 
     def _train(self, on_evaluation: Callable[[int, dict[str, float]], None] | None) -> Fitted:
-        started = last_saved = time.monotonic()
+        self.clock = last_saved = time.monotonic()
+        peak_memory.reset(self.device)
         config, state = self.config, self.state
         self.points = Points(self.folder / "points.jsonl") if distributed.rank() == 0 else None
         self._restore()
@@ -231,11 +238,21 @@ class _Loop:
                 if state.step % config.checkpoint_every == 0 or due or state.step == self.steps or state.stopped:
                     self._save()
                     last_saved = time.monotonic()
+            self._count_cost()
+            self._log({"system/train_seconds": state.seconds, "system/peak_memory_bytes": state.peak_bytes})
         finally:
             progress.close()
             if self.points is not None:
                 self.points.close()
-        return Fitted(state.step, self._keep_final_weights(), time.monotonic() - started)
+        return Fitted(state.step, self._keep_final_weights(), state.seconds, state.peak_bytes)
+
+    def _count_cost(self) -> None:
+        """Add what this process took since the last call."""
+        now = time.monotonic()
+        self.state.seconds += now - self.clock
+        self.clock = now
+        held = distributed.of_every_rank(peak_memory.peak_bytes(self.device))
+        self.state.peak_bytes = max(self.state.peak_bytes, *held)
 
     def _due(self, last_saved: float) -> bool:
         """Whether the last checkpoint is long ago; by the clock of rank 0, which the others ask at each log only."""
@@ -347,7 +364,8 @@ class _Loop:
     def _refuse(self, what: str, last: Mapping[str, float]) -> None:
         shown = ", ".join(f"{name}={value:.6g}" for name, value in last.items()) or "none"
         self._log_measures()
-        said = diagnostics.explain(self.folder / "points.jsonl", last) if self.points is not None else ""
+        falls, points = self.method.loss_falls, self.folder / "points.jsonl"
+        said = diagnostics.explain(points, last, falls) if self.points is not None else ""
         message = (
             f"{type(self.method).__name__}: {what}; last finite values: {shown}; the last good checkpoint, if there "
             f"was one, stays in {self.folder}; lower train.optimizer.learning_rate or set train.clip_norm{said}"
@@ -366,6 +384,7 @@ class _Loop:
         return {name: v for name, v in values.items() if math.isfinite(v)} if self.precision.scalers else values
 
     def _log(self, values: Mapping[str, float]) -> None:
+        self.watch.note(self.state.step, values)
         if self.points is not None:
             self.points.write(self.state.step, values)
 
@@ -396,17 +415,18 @@ class _Loop:
         if config.patience is not None and state.bad_evaluations >= config.patience:
             state.stopped = True
             logger.info("stopped at step %d: no better loss in %d evaluations", state.step, state.bad_evaluations)
+        state.stopped |= self.watch.listen(state.step, (self.ema or self.method).state_dict(), state.metrics)
 
     def _look_at_features(self) -> None:
         """Log how healthy the features are; rank 0 does it alone, as nothing hangs on it."""
         model = self.ema or self.method
         if self.points is None or self.sharding is not None or model.reads_labels or not isinstance(model, Encodes):
             return
-        count = min(representation.NUM_IMAGES, self.validation.size)
-        if count < 2:  # of a single image nothing can be told
+        looked_at = self.validation.sample(representation.NUM_IMAGES)
+        if len(looked_at) < 2:  # of a single image nothing can be told
             return
         with distributed.alone():
-            measured = representation.measure(model, self.validation.at(torch.arange(count)).images, self.seed)
+            measured = representation.measure(model, self.validation.at(looked_at).images, self.seed)
         self._log({diagnostics.REPRESENTATION + name: value for name, value in measured.items()})
 
     def _save(self) -> None:
@@ -416,6 +436,7 @@ class _Loop:
         self.window = [list(row) for row in window]
         if self.points is not None:
             self.state.offset = self.points.offset()
+        self._count_cost()
         content: dict[str, Any] = {
             "state": vars(self.state),
             "method": self.method.state_dict(),
@@ -423,6 +444,7 @@ class _Loop:
             "scalers": self.precision.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
+            "watch": self.watch.state_dict(),
             "window": window,
             "measured": self.measured.steps,
         }
@@ -450,6 +472,7 @@ class _Loop:
             if self.ema is not None:
                 self._load(self.ema, saved["ema"])
             self.best_weights = saved["best_weights"]
+            self.watch.load_state_dict(saved["watch"])
             self.window = [list(row) for row in saved["window"].to(self.device)]
             self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)
@@ -458,6 +481,10 @@ class _Loop:
 
     def _keep_final_weights(self) -> dict[str, float]:
         """Load the weights to keep into the method, and return their validation metrics."""
+        if self.watch.lost and self.watch.sound is not None:
+            weights, metrics = self.watch.sound
+            self._load(self.method, weights)
+            return metrics
         if self.best_weights is not None:
             self._load(self.method, self.best_weights)
             return self.state.best_metrics

@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 DIAGNOSTICS = Path("reports/diagnostics")
 
 
-def diagnose_seed(run: Run) -> Record:
-    """Return what a seed's run recorded, and say on the run what it means."""
-    record = read(run.folder / "points.jsonl")
+def diagnose_seed(run: Run, loss_falls: bool) -> Record:
+    """Return what a seed's run of a method recorded, and say on the run what it means."""
+    record = read(run.folder / "points.jsonl", loss_falls)
     _note(run, [verdict.sentence for verdict in diagnose(record)])
     return record
 

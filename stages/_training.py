@@ -59,7 +59,7 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
         for name, value in measured.items():
             run.log(name, value)
         results[seed] = {**metrics, **measured}
-        records[seed] = diagnose_seed(run)
+        records[seed] = diagnose_seed(run, method.loss_falls)
         model_folder.save(MODELS / stage.name / f"seed_{seed}", experiment.family, experiment.method, method)
     stage.steps.run("write outputs", lambda: write_outputs(stage, results, folders))
     write_diagnostics(stage, records)

@@ -26,7 +26,7 @@ def work(stage: Stage) -> None:
         if isinstance(method, Sheets | Reconstructs):
             device = next(method.parameters()).device
             test = split_batches(data, "test", method.config.train.batch_size, seed, device)
-            images = test.at(torch.arange(min(test.size, NUM_IMAGES))).images
+            images = test.at(test.sample(NUM_IMAGES)).images
             if isinstance(method, Sheets):
                 rows = method.illustrate(images, generator(device, seed, "sheet"))
             else:

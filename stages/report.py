@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlml.declaration import Experiment
+from mlml.declaration import Declaration, Experiment
 from mlml.report import Result, RunLink, write_report
 from stages import _lineage, _links
 from stages._run import Stage, run_stage, versions
@@ -17,18 +17,49 @@ REPORTS = Path("reports")
 
 def work(stage: Stage) -> None:
     """Collect the result of every declared experiment, with its MLflow run, and write the page."""
-    experiments = list(stage.declaration.experiments.values())
-    lineages = _lineage.of_all(f"{experiment.family}@{experiment.name}" for experiment in experiments)
     root = _lineage.store_root()
+    lineages = lineages_of(stage.declaration)
     runs = links(root, lineages)
 
-    def result(experiment: Experiment) -> Result:
-        lineage = lineages[f"{experiment.family}@{experiment.name}"]
+    def write() -> None:
+        commit, dirty = _lineage.git_state(Path.cwd())
+        provenance = {"commit": commit, "dirty": str(dirty).lower(), **versions()}
+        declared = stage.declaration.report
+        results = collect(stage.declaration, lineages, runs)
+        write_report(results, declared.title, REPORTS, provenance, declared.comparisons)
+
+    stage.steps.run("write report", write)
+    for name in ("index.html", "leaderboard.csv"):
+        stage.run.log_artifact(REPORTS / name)
+    print(f"report: {(REPORTS / 'index.html').resolve()}")
+
+
+def lineages_of(declaration: Declaration) -> dict[str, _lineage.Lineage]:
+    """Return the lineage of the stage of every experiment, by the stage's name."""
+    return _lineage.of_all(address(experiment) for experiment in declaration.experiments.values())
+
+
+def address(experiment: Experiment) -> str:
+    """Return the name of an experiment's stage."""
+    return f"{experiment.family}@{experiment.name}"
+
+
+def collect(
+    declaration: Declaration, lineages: Mapping[str, _lineage.Lineage], runs: Mapping[str, RunLink | None]
+) -> list[Result]:
+    """Return what every declared experiment left in reports/.
+
+    Raises:
+        FileNotFoundError: an experiment has no metrics yet.
+    """
+    results = []
+    for experiment in declaration.experiments.values():
+        lineage = lineages[address(experiment)]
         curves = REPORTS / "curves" / f"{experiment.name}.csv"
         search = REPORTS / "search" / experiment.name
         diagnostics = REPORTS / "diagnostics" / f"{experiment.name}.json"
         sentences = REPORTS / "findings" / experiment.name / "sentences.json"
-        return Result(
+        result = Result(
             name=experiment.name,
             family=experiment.family,
             method=experiment.method,
@@ -45,18 +76,8 @@ def work(stage: Stage) -> None:
             run=runs[lineage.stage],
             diagnostics=diagnostics if f"{diagnostics}" in lineage.outputs else None,
         )
-
-    def write() -> None:
-        commit, dirty = _lineage.git_state(Path.cwd())
-        provenance = {"commit": commit, "dirty": str(dirty).lower(), **versions()}
-        results = [result(experiment) for experiment in experiments]
-        declared = stage.declaration.report
-        write_report(results, declared.title, REPORTS, provenance, declared.comparisons)
-
-    stage.steps.run("write report", write)
-    for name in ("index.html", "leaderboard.csv"):
-        stage.run.log_artifact(REPORTS / name)
-    print(f"report: {(REPORTS / 'index.html').resolve()}")
+        results.append(result)
+    return results
 
 
 def links(root: Path, lineages: Mapping[str, _lineage.Lineage]) -> dict[str, RunLink | None]:

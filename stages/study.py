@@ -4,7 +4,7 @@ from stages._run import Stage, run_stage
 
 
 def work(stage: Stage) -> None:
-    """Look at the trained experiment, or train it anew on less; only the study of anomalies reads the test split."""
+    """Look at the trained experiment, or train it anew on less; two kinds read the test split."""
     from stages._studying import study
 
     study(stage)

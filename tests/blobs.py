@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mlml.data.captions import vocabulary
 from mlml.data.dataset import SPLITS, DataSpec, PreparedData
 
 NUM_CLASSES = 4
+CAPTIONS = ("bright at top left", "bright at top right", "bright at bottom left", "bright at bottom right")
 SIZES = {"train": 96, "validation": 24, "test": 24}
 
 
@@ -42,6 +44,7 @@ def write_prepared(folder: Path, channels: int = 1, size: int = 8, labelled: boo
         if labelled:
             np.save(folder / name / "labels.npy", labels)
             np.save(folder / name / "masks.npy", masks(labels, size))
+            (folder / name / "captions.json").write_text(json.dumps([CAPTIONS[label] for label in labels]))
     train = np.load(folder / "train" / "images.npy") / 255
     spec = DataSpec(
         name=folder.name,
@@ -55,6 +58,9 @@ def write_prepared(folder: Path, channels: int = 1, size: int = 8, labelled: boo
         source={"source": "blobs"},
         hashes={"train/images.npy": "0" * 64},
         mask_classes=("background", *"abcd") if labelled else (),
+        captions=labelled,
+        vocabulary=vocabulary(CAPTIONS) if labelled else (),
+        caption_length=4 if labelled else 0,
     )
     (folder / "spec.json").write_text(json.dumps(spec.model_dump(mode="json")))
     return PreparedData(folder)

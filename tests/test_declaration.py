@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from mlml import declaration
+from mlml import catalogue, declaration
 from mlml.config import DeclarationError, overridden
 
 DECLARATIONS = sorted(Path("experiments").glob("*.yaml"))
@@ -180,8 +180,8 @@ FAULTS = [
             ({"of": ["simclr", "simclr"]}, "report.comparisons.0.of: must name two or more different exp"),
             (
                 {"of": ["simclr", "rotatoin"]},
-                "report.comparisons.0.of: no experiment 'rotatoin' is declared in supervised, pretext, generative or "
-                "probe; did you mean 'rotation'?",
+                "report.comparisons.0.of: no experiment 'rotatoin' is declared in supervised, pretext, generative, "
+                "probe or evaluation; did you mean 'rotation'?",
             ),
             ({"metric": "loss"}, "report.comparisons.0.metric: must be a metric of a split, 'test/...' or"),
             ({"metric": "test/loss"}, "report.comparisons.0.metric: 'simclr' will not have 'test/loss' (known: val"),
@@ -214,6 +214,42 @@ FAULTS = [
             ({"fractions": [0.5, 0.1]}, "study.s.fractions: must increase; got [0.5, 0.1]"),
             ({"fractions": [0.5, 2]}, "study.s.fractions.1: must be less than or equal to 1; got 2"),
             ({"fractons": 1}, "study.s.fractons: unknown key; did you mean 'fractions'?"),
+        )
+    ),
+    *(
+        (
+            "evaluation",
+            {
+                "q": {"method": "sample_quality", "generator": "vae", "extractor": "classifier", "dataset": "digits"}
+                | entry
+            },
+            said,
+        )
+        for entry, said in (
+            ({"method": "sample_qualty"}, "evaluation.q.method: unknown name 'sample_qualty'; did you mean 'sample_q"),
+            (
+                {"generator": "vea"},
+                "evaluation.q.generator: no experiment 'vea' is declared in generative or pretext; did you mean 'vae'?",
+            ),
+            (
+                {"generator": "classifier"},
+                "evaluation.q.generator: no experiment 'classifier' is declared in generative",
+            ),
+            (
+                {"generator": "simclr"},
+                "evaluation.q.generator: 'simclr' is of 'simclr', which has no 'sample' (known: vae)",
+            ),
+            (
+                {"generator": "rotation", "method": "reconstruction_quality"},
+                "evaluation.q.generator: 'rotation' is of 'rotation', which has no 'reconstruct' (known: vae)",
+            ),
+            ({"seeds": [0, 1]}, "evaluation.q.generator: 'vae' has seeds [0], which lack some of [0, 1]"),
+            ({"extractor": "simclr"}, "evaluation.q.extractor: no experiment 'simclr' is declared in supervised"),
+            ({"dataset": "dgits"}, "evaluation.q.dataset: no data set 'dgits' is declared; did you mean 'digits'?"),
+            ({"dataset": "dgits"}, "evaluation.q.dataset: must be 'digits', that of 'vae'; got 'dgits'"),
+            ({"dataset": "dgits"}, "evaluation.q.extractor: 'classifier' is trained on 'digits', not on 'dgits'"),
+            ({"num_samples": 9}, "evaluation.q.num_samples: must be greater than or equal to 10; got 9"),
+            ({"num_sample": 90}, "evaluation.q.num_sample: unknown key; did you mean 'num_samples'?"),
         )
     ),
     *(
@@ -261,10 +297,57 @@ def test_schedules_may_name_whatever_a_run_may(content):
     assert "digits" not in declaration.check(content).targets()
 
 
+def test_evaluations_may_be_compared(content):
+    """By what they will measure, which hangs on the method of the generator; their extractor's seeds do not matter."""
+    named = {"method": "sample_quality", "generator": "vae", "extractor": "classifier", "dataset": "digits"}
+    content["generative"]["vae"]["seeds"] = [0, 1]
+    content["evaluation"] = {"one": {**named, "seeds": [0, 1]}, "other": {**named, "num_samples": 100}}
+    comparison = {"title": "t", "metric": "test/coverage", "of": ["one", "other"]}
+    content["report"] = {"comparisons": [comparison]}
+    assert len(declaration.check(content).family("evaluation")) == 2
+    comparison["metric"] = "test/fid"
+    assert any(
+        fault.startswith("report.comparisons.0: give 'direction', maximize or minimize: 'test/fid' does not tell")
+        for fault in found(content)
+    )
+    comparison["direction"] = "minimize"
+    declaration.check(content)
+    comparison["metric"] = "test/conditional_accuracy"
+    assert any("'one' will not have 'test/conditional_accuracy'" in fault for fault in found(content))
+
+
+@pytest.mark.parametrize(
+    ("method", "offered"), [("autoencoder", True), ("denoising", True), ("mae", False), ("simclr", False)]
+)
+def test_what_a_method_offers_is_known_without_importing_it(method, offered):
+    """Also what its class has from one of another file."""
+    assert catalogue.offers("pretext", method, "reconstruct") == offered
+    assert hasattr(catalogue.method_class("pretext", method), "reconstruct") == offered
+    assert catalogue.offers("pretext", method, "encode")
+
+
+def test_an_extractor_tells_classes_of_images(content):
+    masks = {"method": "segmenter", "dataset": "drawn", "encoder": {"network": "unet"}, "train": {"steps": 1}}
+    content["data"]["drawn"] = {"source": "shapes"}
+    content["supervised"]["masks"] = masks
+    content["generative"]["vae"]["dataset"] = "drawn"
+    entry = {"method": "sample_quality", "generator": "vae", "extractor": "masks", "dataset": "drawn"}
+    content["evaluation"] = {"q": entry}
+    assert found(content) == ["evaluation.q.extractor: 'masks' tells of pixels; take one that tells classes of images"]
+
+
+def test_a_study_of_likelihood_needs_one(content):
+    content["study"] = {"likely": {"method": "likelihood", "experiment": "simclr", "dataset": "digits"}}
+    assert any(
+        fault.startswith("study.likely.experiment: 'simclr' is of 'simclr', which has no 'log_likelihood'")
+        for fault in found(content)
+    )
+
+
 def test_studies_and_illustrations_may_be_left_out(content):
-    assert not {"study", "illustration"} & set(content)
+    assert not {"study", "illustration", "evaluation"} & set(content)
     declared = declaration.check(content)
-    assert declared.family("study") == declared.family("illustration") == []
+    assert declared.family("study") == declared.family("illustration") == declared.family("evaluation") == []
     content["illustration"] = {"wave": {"method": "schedule_curves", "schedules": {"cosine": {"name": "cosine"}}}}
     wave = declaration.check(content).experiments["wave"]
     assert (wave.dataset, wave.seeds) == ("", ())
@@ -307,6 +390,18 @@ def test_grey_data_is_refused_where_colour_is_needed(content, source):
     assert found(content) == ["pretext.colour.dataset: needs 3 channels, but images of 'grey' have 1"]
     content["pretext"]["colour"]["dataset"] = "drawn"
     declaration.check(content)
+
+
+def test_data_without_captions_or_labels_is_refused_where_a_generative_method_reads_them(content):
+    content["data"] |= {"drawn": {"source": "shapes"}, "views": {"source": "photos"}}
+    for name, method in (("glide", "glide"), ("guided", "guided_diffusion"), ("ddpm", "ddpm")):
+        content["generative"][name] = {"method": method, "dataset": "views", "train": {"steps": 1}}
+    assert found(content) == [
+        "generative.glide.dataset: needs captions, but 'views' has none",
+        "generative.guided.dataset: needs labels, but 'views' has none",
+    ]
+    content["generative"]["glide"]["dataset"] = content["generative"]["guided"]["dataset"] = "drawn"
+    assert declaration.check(content).data["drawn"].targets() == ["labels", "masks", "captions"]
 
 
 def test_data_without_masks_is_refused_where_masks_are_needed(content):
@@ -397,7 +492,7 @@ def test_a_missing_file():
 def test_checking_imports_neither_torch_nor_the_orchestrators():
     program = """
 import sys
-from mlml import declaration
+from mlml import catalogue, declaration
 declaration.read()
 heavy = {"torch", "torchvision", "mlflow", "prefect", "optuna", "dvc", "sklearn", "scipy", "pandas", "matplotlib"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from blobs import write_prepared
 
-from mlml import diagnostics, diagnostics_file, model_folder, points
+from mlml import catalogue, diagnostics, diagnostics_file, model_folder, points
 from mlml.data.batches import Batches
 from mlml.declaration import resolve
 from mlml.diagnostics import Record, bias_variance, diagnose
@@ -17,6 +17,7 @@ from mlml.seeds import seed_everything
 from mlml.train import NonFiniteLossError, fit
 
 DEEP = [32] * 8
+PRETEXTS = catalogue.names("pretext")
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +297,58 @@ def test_the_beginning_is_the_first_step_s_loss():
     assert diagnostics.of_loss(Record({}, first))[0].kind == "diverging loss"
 
 
+# of a method whose loss need not fall, such as MoCo's
+RISING = {
+    "rises by its nature": ([0.4, 2.6, 4.1, 4.1, 4.0, 4.0, 4.0, 3.9], None),
+    "rises from nearly nothing": ([3e-4, 3.2, 4.1, 4.0, 4.0, 3.9, 3.9, 3.9], None),
+    "rises for as long as it is trained": ([6.4, 6.5, 6.6, 6.7, 6.75, 6.8, 6.85, 6.9], None),
+    "stays": ([2.31, 2.3, 2.31, 2.3, 2.3, 2.31, 2.3, 2.3], None),
+    "is nothing": ([0.0] * 8, None),
+    "falls": ([2.3, 1.0, 0.5, 0.3, 0.25, 0.2, 0.19, 0.2], None),
+    "noise where it has come to": ([3e-4, 4.0, 4.1, 4.0, 4.1, 4.0, 4.1, 4.0], None),
+    "explodes": ([2.3, 2.5, 2.6, 2.6, 9e3, 4e4, 5e4, 5e4], "diverging loss"),
+    "explodes from the first log on": ([0.03, *[1e6] * 7], "diverging loss"),
+    "explodes and comes back": ([2.3, 1e4, 5.0, 2.0, 1.0, 0.5, 0.3, 0.2], "diverging loss"),
+    "stops being finite": ([2.3, 2.5, 2.6, 2.6, math.nan, math.nan], "diverging loss"),
+    "never is finite": ([math.inf] * 8, "diverging loss"),
+    "swings": ([2.3, 4.0, 3.0, 5.0, 3.0, 5.0, 3.0, 5.0], "oscillating loss"),
+}
+
+
+def of_rising(values, **others):
+    """The verdicts on a run of such a method, all of them."""
+    step_losses = {"step/train/loss": [(1, values[0])]}
+    curves = {f"{name}/loss": curve(*points) for name, points in {"train": values, **others}.items()}
+    return diagnose(Record({}, step_losses | curves, loss_falls=False))
+
+
+@pytest.mark.parametrize("name", RISING)
+def test_of_a_loss_that_need_not_fall_an_explosion_and_swings_are_told(name):
+    values, kind = RISING[name]
+    assert [verdict.kind for verdict in of_rising(values)] == ([kind] if kind else [])
+
+
+def test_an_explosion_is_told_in_numbers():
+    (verdict,) = of_rising(RISING["explodes"][0])
+    assert "the loss exploded: it began at 2.3, was 5e+04 at step 70 and ended at 5e+04; lower" in verdict.sentence
+    (verdict,) = of_rising(RISING["stops being finite"][0])
+    assert "the loss stopped being finite at step 50; lower" in verdict.sentence
+    curves = {"train/loss": curve(2.0, 1.9), "step/train/loss": [(1, 2.0), (21, math.nan)]}
+    for falls in (True, False):
+        (verdict,) = diagnostics.of_loss(Record({}, curves, falls))
+        assert "stopped being finite at step 21" in verdict.sentence
+
+
+def test_a_loss_that_need_not_fall_tells_nothing_of_bias_and_variance():
+    rising = {"train": [1.5, 1.0, 0.6, 0.3], "validation": [1.5, 1.0, 1.2, 1.4]}
+    curves = {f"{name}/loss": curve(*values) for name, values in rising.items()}
+    # MoCo's accuracy is highest against the random keys that its queue begins with
+    scores = {"step/train/accuracy": [(1, 0.8)], "train/accuracy": curve(0.5), "validation/accuracy": curve(0.3)}
+    for measured, kind in ((curves, "high variance"), (curves | scores, "high bias")):
+        assert kinds(Record({}, measured)) == [kind]
+        assert kinds(Record({}, measured, loss_falls=False)) == []
+
+
 def test_the_losses_of_two_players_are_not_judged():
     curves = {"first/loss": curve(1.0, 2.0, 9.0), "second/loss": curve(1.0, 1.0, 1.0)}
     assert diagnostics.of_loss(Record({}, curves)) == []
@@ -392,32 +445,70 @@ def test_a_single_seed_is_not_named_and_health_is_told(tmp_path):
     assert diagnostics_file.text([]) == "no illness found"
 
 
+def pretrain(data, folder, pretext, change=lambda method: None, **numbers):
+    """What a pretext on the four easy classes records in sixty steps, and the method; `change` is done before."""
+    train = {"steps": 60, "batch_size": 32, "log_every": 5, "evaluate_every": 20, "diagnose_every": None}
+    train |= {"optimizer": {"name": "adamw", "learning_rate": 0.01}, **numbers.pop("train", {})}
+    encoder = {"network": "mlp", "norm": "none", "hidden_widths": [32, 16]}
+    entry = {"method": pretext, "dataset": "blobs", "encoder": encoder, "train": train, **numbers}
+    config = resolve("pretext", pretext, entry).config
+    seed_everything(0, "init")
+    method = model_folder.build("pretext", pretext, config, data.spec)
+    change(method)
+    splits = [data.split(name) for name in ("train", "validation")]
+    batches = [Batches(split.images, None, 32, 0, torch.device("cpu")) for split in splits]
+    fit(method, *batches, method.config.train, 0, folder)
+    return diagnostics.read(folder / "points.jsonl", method.loss_falls), method
+
+
+class TestLossesThatNeedNotFall:
+    """Of healthy runs: their features are spread, and yet their losses rise."""
+
+    @pytest.mark.parametrize("pretext", ["moco", "dino"])
+    def test_a_run_whose_loss_rises_by_its_nature_is_not_ill(self, data, tmp_path, pretext):
+        numbers = {"moco": {"queue_size": 64}, "dino": {"num_prototypes": 64}}[pretext]
+        record, method = pretrain(data, tmp_path, pretext, train={"diagnose_every": 20}, **numbers)
+        loss = record.curves["train/loss"]
+        assert loss[-1][1] > record.curves["step/train/loss"][0][1]
+        assert not method.loss_falls
+        assert diagnose(record) == []
+        illness = {"moco": ["diverging loss"], "dino": ["high bias"]}[pretext]  # of a method that does not say it
+        assert kinds(record._replace(loss_falls=True)) == illness
+
+    def test_a_run_of_such_a_method_that_ended_is_not_explained_by_its_rise(self, data, tmp_path):
+        def spoil(method):
+            def spoilt(batch, phase):
+                output = forward(batch, phase)
+                steps.append(output)
+                return output._replace(loss=output.loss * math.nan) if len(steps) > 30 else output
+
+            forward, steps = method.forward, []
+            method.forward = spoilt
+
+        with pytest.raises(NonFiniteLossError) as raised:
+            pretrain(data, tmp_path, "moco", spoil, queue_size=64, train={"diagnose_every": 20})
+        assert "MoCo: phase 'train': the loss is nan" in str(raised.value)
+        assert "diverges" not in str(raised.value)
+
+    def test_the_classes_say_it_as_literals(self):
+        said = {name: catalogue.class_constant("pretext", name, "loss_falls", True) for name in PRETEXTS}
+        assert [name for name, falls in said.items() if not falls] == ["byol", "dino", "moco", "simsiam"]
+        assert said == {name: catalogue.method_class("pretext", name).loss_falls for name in PRETEXTS}
+
+
 class TestRepresentation:
     """SimCLR without its negatives has nothing that keeps features apart."""
 
     @staticmethod
-    def pretrain(data, folder, negatives):
-        numbers = {"steps": 60, "batch_size": 32, "log_every": 5, "evaluate_every": 20, "diagnose_every": None}
-        numbers["optimizer"] = {"name": "adamw", "learning_rate": 0.01}
-        encoder = {"network": "mlp", "norm": "none", "hidden_widths": [32, 16]}
-        entry = {"method": "simclr", "dataset": "blobs", "encoder": encoder, "train": numbers}
-        config = resolve("pretext", "simclr", entry).config
-        seed_everything(0, "init")
-        method = model_folder.build("pretext", "simclr", config, data.spec)
-        if not negatives:
+    def without_negatives(method):
+        def attract(batch, phase):
+            first, second = method.encoder(torch.cat(batch)).chunk(2)
+            return Output(-torch.nn.functional.cosine_similarity(first, second).mean())
 
-            def attract(batch, phase):
-                first, second = method.encoder(torch.cat(batch)).chunk(2)
-                return Output(-torch.nn.functional.cosine_similarity(first, second).mean())
-
-            method.forward = attract
-        splits = [data.split(name) for name in ("train", "validation")]
-        batches = [Batches(split.images, None, 32, 0, torch.device("cpu")) for split in splits]
-        fit(method, *batches, method.config.train, 0, folder)
-        return diagnostics.read(folder / "points.jsonl")
+        method.forward = attract
 
     def test_features_that_nothing_keeps_apart_collapse(self, data, tmp_path):
-        record = self.pretrain(data, tmp_path, negatives=False)
+        record, _ = pretrain(data, tmp_path, "simclr", self.without_negatives)
         (verdict,) = diagnostics.of_representation(record)
         assert verdict.kind == "representation collapse"
         assert verdict in diagnose(record)
@@ -425,7 +516,7 @@ class TestRepresentation:
         assert "the features of all images are nearly the same" in verdict.sentence
 
     def test_those_of_a_healthy_pretext_do_not(self, data, tmp_path):
-        record = self.pretrain(data, tmp_path, negatives=True)
+        record, _ = pretrain(data, tmp_path, "simclr")
         assert [step for step, _ in record.curves["representation/effective_rank"]] == [20, 40, 60]
         assert diagnostics.of_representation(record) == []
 

@@ -242,6 +242,18 @@ def test_a_phase_may_come_twice_and_share_parameters(tmp_path):
     assert total_steps(config(steps=None, epochs=3), 10, 3) == 10
 
 
+def test_what_a_training_cost_is_told_also_of_the_processes_before_this_one(tmp_path):
+    fitted = fit(Regression(), *splits(), config(steps=6, checkpoint_every=3), 0, tmp_path)
+    told = {name: value for name, _, value in points.read(tmp_path / "points.jsonl")}
+    assert told["system/train_seconds"] == fitted.seconds > 0
+    assert told["system/peak_memory_bytes"] == fitted.peak_bytes > 2**20
+    saved = checkpoint.load_newest(tmp_path, CPU)
+    checkpoint.save(tmp_path, 6, {**saved, "state": {**saved["state"], "seconds": 100.0, "peak_bytes": 2**50}})
+    again = fit(Regression(), *splits(), config(steps=6, checkpoint_every=3), 0, tmp_path)
+    assert 100 < again.seconds < 100 + 60
+    assert again.peak_bytes == 2**50
+
+
 @pytest.mark.parametrize("log_every", [1, 4, 100])
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, log_every):
     numbers = {"steps": 20, "log_every": log_every, "checkpoint_every": 3}

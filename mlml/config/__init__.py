@@ -1,8 +1,20 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
-from mlml.config.data import AugmentConfig, DataEntry, MultiCropConfig, ShiftFlipConfig
+from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.diffusion import (
+    AncestralSampler,
+    DDIMSampler,
+    DenoiserConfig,
+    DPMSolverSampler,
+    HeunSampler,
+    SamplerConfig,
+    TextEncoderConfig,
+    check_process,
+)
+from mlml.config.evaluation import EvaluationConfig
+from mlml.config.flow_schedule import Schedule
 from mlml.config.layers import (
     ActivationConfig,
     ConstantInitialiser,
@@ -64,7 +76,9 @@ __all__ = [
     "AdaGradConfig",
     "AdamConfig",
     "AdamWConfig",
+    "AncestralSampler",
     "AugmentConfig",
+    "AugmentForm",
     "BelowOne",
     "CategoricalDimension",
     "ComparisonConfig",
@@ -73,20 +87,25 @@ __all__ = [
     "ConvolutionLayer",
     "CosineSchedule",
     "CyclicalSchedule",
+    "DDIMSampler",
+    "DPMSolverSampler",
     "DataEntry",
     "DeclarationError",
     "Declared",
+    "DenoiserConfig",
     "DenseEncoderConfig",
     "Dimension",
     "DropoutLayer",
     "ELUActivation",
     "EncoderConfig",
+    "EvaluationConfig",
     "ExponentialSchedule",
     "FloatDimension",
     "Fraction",
     "FullyConnectedLayer",
     "GELUActivation",
     "GroupNormConfig",
+    "HeunSampler",
     "InitialiserConfig",
     "IntDimension",
     "LARSConfig",
@@ -112,6 +131,8 @@ __all__ = [
     "RMSPropConfig",
     "ReshapingLayer",
     "SGDConfig",
+    "SamplerConfig",
+    "Schedule",
     "ScheduleConfig",
     "SearchConfig",
     "ShiftFlipConfig",
@@ -119,10 +140,12 @@ __all__ = [
     "StepSchedule",
     "StudyConfig",
     "SwishActivation",
+    "TextEncoderConfig",
     "TokenEncoderConfig",
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
+    "check_process",
     "faults",
     "is_share",
     "overridden",

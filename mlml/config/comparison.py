@@ -9,7 +9,7 @@ from mlml.config.declared import Declared
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of 1, by its name: more is better, and it is shown in percent."""
-    return metric.endswith(("accuracy", "iou"))
+    return metric.endswith(("accuracy", "iou", "precision", "recall", "coverage"))
 
 
 class ComparisonConfig(Declared):

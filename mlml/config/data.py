@@ -1,6 +1,6 @@
 """Data sets and their augmentation."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
@@ -13,6 +13,9 @@ from pydantic import (
 )
 
 from mlml.config.declared import Declared, Fraction, Probability
+
+AugmentForm = Literal["exact", "fused"]
+"""Whether SimCLR's augmentation is one operation after the other, or a few that do nearly the same at once."""
 
 
 class DataEntry(Declared):
@@ -50,8 +53,11 @@ class AugmentConfig(Declared):
         blur_kernel: width in pixels, odd; a tenth of the image's height if null.
         blur_sigma: range of the blur's standard deviation in pixels.
         solarise_threshold: values from here on, in [0, 1], are inverted.
+        form: `exact` equals torchvision operation by operation. `fused` makes views of the same draws in less time: it
+            clamps colours once, at the end, and turns hue on a circle where `exact` turns it on a hexagon.
     """
 
+    laid_over_defaults: ClassVar[bool] = True
     crop_scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     flip_prob: Probability = 0.5
@@ -66,6 +72,7 @@ class AugmentConfig(Declared):
     blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
     solarise_prob: Probability = 0.0
     solarise_threshold: Probability = 0.5
+    form: AugmentForm = "exact"
 
     @field_validator("crop_scale", "crop_ratio", "blur_sigma")
     @classmethod
@@ -97,6 +104,7 @@ class MultiCropConfig(Declared):
         local: of the local crops.
     """
 
+    laid_over_defaults: ClassVar[bool] = True
     num_local: NonNegativeInt = 8
     local_size: Annotated[float, Field(gt=0, le=1)] = 96 / 224
     first: AugmentConfig = AugmentConfig(
@@ -118,5 +126,6 @@ class ShiftFlipConfig(Declared):
         flip_prob: 0 for images with text or digits.
     """
 
+    laid_over_defaults: ClassVar[bool] = True
     padding: NonNegativeInt = 4
     flip_prob: Probability = 0.5

@@ -25,6 +25,9 @@ class TrainConfig(Declared):
         online_knn_every: steps from one online probe to the next: the share of validation images whose 20 nearest train
             images vote for their class, logged as `online/knn_accuracy`. It reads labels, for the eye alone: a run
             with it ends bit for bit as without. Null: none.
+        on_alarm: what an evaluation does when adversaries diverge or saturate, or a generator's images become alike
+            (`mlml.alarms`); "warn" says so, "stop" also ends a run that has had an alarm at three evaluations in a row,
+            with the weights from before it.
         diagnose_every: steps from one measurement of the layers to the next; null measures none. The last step is one.
     """
 
@@ -48,6 +51,7 @@ class TrainConfig(Declared):
     patience: PositiveInt | None = None
     min_delta: NonNegativeFloat = 0.0
     restore_best: bool = False
+    on_alarm: Literal["warn", "stop"] = "warn"
     log_every: PositiveInt = 20
     online_knn_every: PositiveInt | None = None
     diagnose_every: PositiveInt | None = 50
@@ -64,6 +68,8 @@ class TrainConfig(Declared):
             )
         if self.clip_norm is not None and self.clip_value is not None:
             raise ValueError("give at most one of 'clip_norm' and 'clip_value'; got both")
+        if self.restore_best and self.on_alarm == "stop":
+            raise ValueError("restore_best must be false where on_alarm is 'stop', for each keeps weights of its own")
         return self
 
     @model_validator(mode="after")

@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mlml import distributed
-from mlml.config import AugmentConfig, ShiftFlipConfig
+from mlml.config import AugmentConfig, AugmentForm, ShiftFlipConfig
 from mlml.data.color import Jitter, color_jitter, greyscale, sample_jitter, solarise
-from mlml.data.spatial import Boxes, gaussian_blur, resized_crop, rotate90, sample_boxes, shift
+from mlml.data.fused import fused_view
+from mlml.data.spatial import Blur, Boxes, gaussian_blur, resized_crop, rotate90, sample_boxes, shift
 
 __all__ = [
     "Blur",
@@ -34,14 +35,6 @@ class Views(NamedTuple):
 
     first: Float[Tensor, "b c h w"]
     second: Float[Tensor, "b c h w"]
-
-
-class Blur(NamedTuple):
-    """Which images are blurred, and how much."""
-
-    kernel_size: int
-    sigma: Float[Tensor, " b"]
-    applied: Bool[Tensor, " b"]
 
 
 class Solarised(NamedTuple):
@@ -88,7 +81,7 @@ def simclr_view(
 
     Other arguments and errors as of `simclr_views`.
     """
-    return simclr_apply(images, simclr_sample(images, config, generator, size), size)
+    return simclr_apply(images, simclr_sample(images, config, generator, size), size, config.form)
 
 
 def simclr_sample(
@@ -124,20 +117,28 @@ def simclr_sample(
 
 
 def simclr_apply(
-    images: Float[Tensor, "b c h w"], parameters: SimCLRParameters, size: tuple[int, int] | None = None
+    images: Float[Tensor, "b c h w"],
+    parameters: SimCLRParameters,
+    size: tuple[int, int] | None = None,
+    form: AugmentForm = "exact",
 ) -> Float[Tensor, "b c H W"]:
     """Make the view of each image that its parameters describe: crop and flip, jitter, greyscale, blur, solarisation.
 
-    The crop is resized to `size`, by default the images' own.
+    The crop is resized to `size`, by default the images' own. `form` is that of the config: `mlml.data.fused` tells
+    what its fused form leaves out.
     """
     boxes, flipped, jitter, grey, blur, solarised = parameters
-    images = resized_crop(images, boxes, size or (images.shape[2], images.shape[3]), flipped)
-    if jitter is not None:
-        images = color_jitter(images, jitter)
-    if grey is not None:
-        images = greyscale(images, grey)
-    if blur is not None:
-        images = gaussian_blur(images, *blur)
+    size = size or (images.shape[2], images.shape[3])
+    if form == "fused":
+        images = fused_view(images, size, boxes, flipped, jitter, grey, blur)
+    else:
+        images = resized_crop(images, boxes, size, flipped)
+        if jitter is not None:
+            images = color_jitter(images, jitter)
+        if grey is not None:
+            images = greyscale(images, grey)
+        if blur is not None:
+            images = gaussian_blur(images, *blur)
     if solarised is not None:
         images = solarise(images, *solarised)
     return images

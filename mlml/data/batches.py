@@ -26,11 +26,12 @@ _READER = ThreadPoolExecutor(1, "read-ahead")
 class Batch(NamedTuple):
     """Images in [0, 1] (or features), and labels; labels are empty when the data has none.
 
-    For a method whose targets are masks, the labels are those of the pixels, (b, h, w).
+    For a method whose targets are masks, the labels are those of the pixels, (b, h, w); for one whose targets are
+    captions, they are the tokens of their words, (b, l).
     """
 
     images: Float[Tensor, "b c h w"]
-    labels: Int[Tensor, " b"] | Int[Tensor, "b h w"]
+    labels: Int[Tensor, " b"] | Int[Tensor, "b h w"] | Int[Tensor, "b l"]
 
 
 class Batches:
@@ -41,7 +42,7 @@ class Batches:
 
     Args:
         images: (n, c, h, w) uint8, or (n, d) float features.
-        labels: (n,), or (n, h, w) of pixels, or None.
+        labels: (n,), or (n, h, w) of pixels, or (n, l) tokens, or None.
         batch_size: size of the global batch; "full" for the whole split.
         seed: of the run.
         device: where batches go; small data lies there whole.
@@ -120,8 +121,21 @@ class Batches:
         return Batch(as_float(images), labels.long() if labels.dtype == torch.uint8 else labels)
 
     def in_order(self) -> list[Tensor]:
-        """Indices of the split in order, cut into batches of nearly equal size: for evaluation."""
+        """Indices of the split in order, cut into batches of nearly equal size: for what is put together again."""
         return list(torch.arange(self.size).tensor_split(-(-self.size // self.batch_size)))
+
+    def spread(self) -> list[Tensor]:
+        """Indices of the split in batches of nearly equal size, every k-th in one: for losses over the batch.
+
+        Sources often lie sorted by class; neighbours would make batches of a single one.
+        """
+        count = -(-self.size // self.batch_size)
+        return [torch.arange(first, self.size, count) for first in range(count)]
+
+    def sample(self, count: int) -> Tensor:
+        """Indices of so many examples, or of all where there are fewer, at equal distances over the split."""
+        count = min(count, self.size)
+        return torch.arange(count) * self.size // count
 
 
 def _resident(array: NDArray[np.generic], device: torch.device) -> Tensor | NDArray[np.generic]:
@@ -144,6 +158,6 @@ def split_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Batches:
-    """Batches of one split of prepared data, with the labels or the masks, whichever a method's `targets` names."""
+    """Batches of one split of prepared data, with what a method's `targets` names: labels, masks or captions."""
     split = data.split(name)
     return Batches(split.images, split.targets(targets), batch_size, seed, device, rank, world_size)

@@ -166,17 +166,18 @@ def _recolor(
     """Own times the image plus grey times its grey plus the offset, as one product with (b, c, c) matrices."""
     channels, pixels = images.shape[1], images.flatten(2)  # (b, c, h w)
     identity = torch.eye(channels, dtype=images.dtype, device=images.device)
-    luma = torch.stack([grey * weight for weight in _luma(channels)], 1)  # (b, c)
-    matrix = own[:, None, None] * identity + luma[:, None, :]
+    weights = torch.stack([grey * weight for weight in luma(channels)], 1)  # (b, c)
+    matrix = own[:, None, None] * identity + weights[:, None, :]
     if offset is None:
         return (matrix @ pixels).view_as(images)
     return torch.baddbmm(offset[:, None, None], matrix, pixels).view_as(images)
 
 
 def _grey(channels: Float[Tensor, "b c ..."]) -> Float[Tensor, "b ..."]:
-    first, *others = (channels[:, k] * weight for k, weight in enumerate(_luma(channels.shape[1])))
+    first, *others = (channels[:, k] * weight for k, weight in enumerate(luma(channels.shape[1])))
     return sum(others, start=first)
 
 
-def _luma(channels: int) -> tuple[float, ...]:
+def luma(channels: int) -> tuple[float, ...]:
+    """Weights of the channels in the grey of a pixel."""
     return LUMA if channels == 3 else (1.0,)

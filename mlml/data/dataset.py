@@ -15,9 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import NonNegativeInt, PositiveInt, SerializerFunctionWrapHandler, model_serializer
 
 from mlml.config import Declared
+from mlml.data import captions
 
 SPLITS = ("train", "validation", "test")
 
@@ -32,6 +33,8 @@ class DataSpec(Declared):
         source: the declared source, with its numbers.
         hashes: sha256 of each file of the splits, by file name relative to the folder.
         mask_classes: of the pixels, the background first; none where the data has no masks.
+        vocabulary: the words of the train captions: `mlml.data.captions`; none where the data has no captions.
+        caption_length: words of the longest train caption; 0 where the data has none.
         dropped_duplicates: images left out because an equal one stands in the source's own test split.
     """
 
@@ -48,12 +51,15 @@ class DataSpec(Declared):
     hashes: dict[str, str]
     dropped_duplicates: int = 0
     mask_classes: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
+    caption_length: NonNegativeInt = 0
 
     @model_serializer(mode="wrap")
-    def _without_absent_masks(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave the classes of masks out where there are none: such data keeps the bytes it had before masks were."""
+    def _without_what_is_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the classes of masks, and words, where there are none: such data keeps the bytes it had before."""
         values: dict[str, Any] = dump(self)
-        return values if self.mask_classes else {key: values[key] for key in values if key != "mask_classes"}
+        absent = {key for key in ("mask_classes", "vocabulary", "caption_length") if not values[key]}
+        return {key: value for key, value in values.items() if key not in absent}
 
 
 class Split(NamedTuple):
@@ -63,9 +69,14 @@ class Split(NamedTuple):
     labels: NDArray[np.int64] | None  # (n,)
     captions: list[str] | None
     masks: NDArray[np.uint8] | None = None  # (n, h, w), a memory map
+    vocabulary: tuple[str, ...] = ()
+    caption_length: int = 0
 
     def targets(self, kind: str) -> NDArray[np.integer] | None:
-        """What a method is to predict of the images: their "labels", or their "masks"."""
+        """What a method is told of the images: their "labels", their "masks", or the tokens of their "captions"."""
+        if kind == "captions":
+            known, length = self.vocabulary, self.caption_length
+            return None if self.captions is None else captions.tokenise(self.captions, known, length)
         return self.masks if kind == "masks" else self.labels
 
 
@@ -87,12 +98,14 @@ class Source:
     Attributes:
         labelled: whether the images have classes; checked against what depends on it before anything runs.
         masked: whether their pixels have; the same.
+        captioned: whether they have captions; the same.
         channels: of the images; the same. None: not known before they are read, or told by a field of that name.
     """
 
     Config: ClassVar[type[Declared]]
     labelled: ClassVar[bool] = True
     masked: ClassVar[bool] = False
+    captioned: ClassVar[bool] = False
     channels: ClassVar[int | None] = None
 
     def __init__(self, config: Any) -> None:
@@ -128,10 +141,12 @@ class PreparedData:
     def split(self, name: str) -> Split:
         """Open one of the splits "train", "validation", "test" as memory maps."""
         folder = self.folder / name
-        labels, captions, masks = folder / "labels.npy", folder / "captions.json", folder / "masks.npy"
+        labels, texts, masks = folder / "labels.npy", folder / "captions.json", folder / "masks.npy"
         return Split(
             np.load(folder / "images.npy", mmap_mode="r"),
             np.load(labels, mmap_mode="r") if labels.exists() else None,
-            json.loads(captions.read_text()) if captions.exists() else None,
+            json.loads(texts.read_text()) if texts.exists() else None,
             np.load(masks, mmap_mode="r") if masks.exists() else None,
+            self.spec.vocabulary,
+            self.spec.caption_length,
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mlml import catalogue
 from mlml.config import Declared
+from mlml.data import captions
 from mlml.data.dataset import SPLITS, DataError, DataSpec, Raw
 
 DEFAULT_TEST_FRACTION = 0.2
@@ -60,6 +61,7 @@ def prepare(
     for split in SPLITS:
         _write_split(raw, indices[split], unfinished / split)
     sizes = {split: len(indices[split]) for split in SPLITS}
+    train_captions = [raw.captions[index] for index in indices["train"]] if raw.captions is not None else []
     spec = DataSpec(
         name=name,
         channels=raw.images.shape[1],
@@ -79,6 +81,8 @@ def prepare(
         hashes={path.relative_to(unfinished).as_posix(): _sha256(path) for path in sorted(unfinished.glob("*/*"))},
         dropped_duplicates=len(raw.images) - sum(sizes.values()),
         mask_classes=raw.mask_classes,
+        vocabulary=captions.vocabulary(train_captions),
+        caption_length=captions.longest(train_captions) if train_captions else 0,
     )
     (unfinished / "spec.json").write_text(spec.model_dump_json(indent=2) + "\n")
     _replace(folder, unfinished)

@@ -28,6 +28,27 @@ class Boxes(NamedTuple):
     width: Int[Tensor, " b"]
 
 
+class Blur(NamedTuple):
+    """Which images are blurred, and how much.
+
+    Attributes:
+        kernel_size: odd, in pixels.
+        sigma: standard deviation in pixels, > 0.
+        applied: the other images stay as they are.
+    """
+
+    kernel_size: int
+    sigma: Float[Tensor, " b"]
+    applied: Bool[Tensor, " b"]
+
+
+class Matrices(NamedTuple):
+    """What an image is multiplied by from the left, and what, transposed, from the right."""
+
+    rows: Float[Tensor, "b H h"]
+    columns: Float[Tensor, "b W w"]
+
+
 def resized_crop(
     images: Float[Tensor, "b c h w"],
     boxes: Boxes,
@@ -44,9 +65,16 @@ def resized_crop(
         size: height and width that go out.
         flipped: mirror these images left to right afterwards; costs nothing here.
     """
+    return _separable(images, *crop_matrices(images, boxes, size, flipped))
+
+
+def crop_matrices(
+    images: Float[Tensor, "b c h w"], boxes: Boxes, size: tuple[int, int], flipped: Bool[Tensor, " b"] | None = None
+) -> Matrices:
+    """Return the matrices of `resized_crop`; each of their rows sums to 1. The pixels are not looked at."""
     rows = _triangle(boxes.top, boxes.height, size[0], images.shape[2], None, images.dtype)
     columns = _triangle(boxes.left, boxes.width, size[1], images.shape[3], flipped, images.dtype)
-    return _separable(images, rows, columns)
+    return Matrices(rows, columns)
 
 
 def sample_boxes(
@@ -177,17 +205,36 @@ def gaussian_blur(
         ValueError: a kernel that is even, or too wide to reflect at the edges.
     """
     height, width = images.shape[2:]
-    if kernel_size % 2 == 0 or kernel_size // 2 >= min(height, width):
-        raise ValueError(
-            f"gaussian_blur: kernel_size must be odd and less than twice the image's side ({min(height, width)}); "
-            f"got {kernel_size}"
-        )
-    offset = torch.arange(kernel_size, device=images.device) - kernel_size // 2  # (k,)
-    exponent = -0.5 * (offset / sigma[:, None]) ** 2  # (b, k)
-    taps = torch.where(applied[:, None], exponent.softmax(1), (offset == 0).float()).to(images.dtype)
-    rows = _reflected(taps, offset, height)
-    columns = rows if width == height else _reflected(taps, offset, width)
+    taps = gaussian_taps(Blur(kernel_size, sigma, applied), min(height, width), images.dtype)
+    rows = _convolution(taps, height)
+    columns = rows if width == height else _convolution(taps, width)
     return _separable(images, rows, columns)
+
+
+def gaussian_taps(blur: Blur, side: int, dtype: torch.dtype) -> Float[Tensor, "b k"]:
+    """Return what each image's blur is convolved with; it sums to 1.
+
+    Args:
+        blur: what to do.
+        side: the smaller of the image's sides, in pixels.
+        dtype: of the images.
+
+    Raises:
+        ValueError: a kernel that is even, or too wide to reflect at the edges.
+    """
+    kernel_size, sigma, applied = blur
+    if kernel_size % 2 == 0 or kernel_size // 2 >= side:
+        raise ValueError(
+            f"gaussian_blur: kernel_size must be odd and less than twice the image's side ({side}); got {kernel_size}"
+        )
+    offset = torch.arange(kernel_size, device=sigma.device) - kernel_size // 2  # (k,)
+    exponent = -0.5 * (offset / sigma[:, None]) ** 2  # (b, k)
+    return torch.where(applied[:, None], exponent.softmax(1), (offset == 0).float()).to(dtype)
+
+
+def reflected(place: Int[Tensor, "..."], size: int) -> Int[Tensor, "..."]:
+    """Return the pixel of `size` that lies at each place, the edge pixels being mirrors (and not repeated)."""
+    return size - 1 - (size - 1 - place.abs()).abs_()
 
 
 def _separable(
@@ -242,11 +289,12 @@ def _triangle(
     return weights.div_(weights.sum(2, keepdim=True))
 
 
-def _reflected(taps: Float[Tensor, "b k"], offset: Int[Tensor, " k"], size: int) -> Float[Tensor, "b n n"]:
-    """Matrices that convolve `size` pixels with `taps`, the edge pixels being mirrors (and not repeated)."""
+def _convolution(taps: Float[Tensor, "b k"], size: int) -> Float[Tensor, "b n n"]:
+    """Matrices that convolve `size` pixels with `taps`, with reflected edges."""
+    kernel_size = taps.shape[1]
     pixel = torch.arange(size, device=taps.device)
-    source = (pixel[:, None] + offset[:, None, None]).abs_()  # (k, n, 1)
-    source = size - 1 - (size - 1 - source).abs_()
+    offset = torch.arange(kernel_size, device=taps.device) - kernel_size // 2  # (k,)
+    source = reflected(pixel[:, None] + offset[:, None, None], size)  # (k, n, 1)
     spread = (source == pixel).to(taps.dtype)  # (k, n, n)
     return (taps @ spread.flatten(1)).view(-1, size, size)
 

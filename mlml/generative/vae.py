@@ -1,6 +1,6 @@
 """Variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114), and beta-VAE (Higgins et al. 2017).
 
-Notation: `mu`, `log_var` (b, latent_dim) are mean and log variance of q(z|x); z is a draw of it; p(z) = N(0, I).
+Notation as in `mlml.generative._variational`; there is no condition.
 """
 
 from typing import Literal, NamedTuple
@@ -9,20 +9,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
-from mlml import distributed, models
-from mlml.config import Declared, EncoderConfig, ShiftFlipConfig, TrainConfig
+from mlml import distributed
+from mlml.config import Declared, EncoderConfig, Probability, ShiftFlipConfig, TrainConfig
 from mlml.data.augment import shift_flip
 from mlml.data.batches import Batch
-from mlml.data.dataset import DataSpec
-from mlml.layers.deconvolution import Decoder
-from mlml.method import Method, Output
-
-
-def kl_to_standard_normal(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-    """KL(N(mu, exp(log_var)) || N(0, I)) of each row, in nats (Kingma & Welling 2014, appendix B)."""
-    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(1)
+from mlml.generative._variational import Variational
+from mlml.method import Output
 
 
 class Noisy(NamedTuple):
@@ -32,7 +26,7 @@ class Noisy(NamedTuple):
     noise: Float[Tensor, "b d"]
 
 
-class VAE(Method):
+class VAE(Variational):
     """Encoder to a Gaussian posterior, decoder back to pixels, trained on the evidence lower bound.
 
     The loss is the negative ELBO of Kingma & Welling 2014, Eq. 10, per image in nats, with the KL term times `beta`
@@ -41,59 +35,57 @@ class VAE(Method):
     left out.
     """
 
-    measures = ("reconstruction", "kl")
+    measures = ("reconstruction", "kl", "active_dimensions", "collapsed_dimensions")
 
     class Config(Declared):
-        """Numbers of the VAE."""
+        """Numbers of the VAE.
+
+        Attributes:
+            kl_warmup: share of the run over which the weight of the KL term rises from 0 to `beta`; evaluations use
+                `beta` all along.
+        """
 
         encoder: EncoderConfig
         train: TrainConfig
         latent_dim: PositiveInt = 16
         decoder_width: PositiveInt = 32
         beta: NonNegativeFloat = 1.0
+        kl_warmup: Probability = 0.0
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
         augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
 
     config: Config
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
-        super().__init__(config, spec)
-        self.encoder = models.build(config.encoder, spec)
-        self.feature_dim = self.encoder.feature_dim
-        self.posterior = nn.Linear(self.feature_dim, 2 * config.latent_dim)
-        self.decoder = Decoder(config.latent_dim, spec.channels, spec.height, spec.width, config.decoder_width)
-
     def augment(self, batch: Batch, generator: torch.Generator) -> Noisy:
         images = shift_flip(batch.images, self.config.augment, generator) if self.training else batch.images
-        shape = (distributed.total(len(images)), self.config.latent_dim)
-        return Noisy(images, distributed.share(torch.randn(shape, generator=generator, device=images.device)))
+        return Noisy(images, distributed.share(self.noise(distributed.total(len(images)), generator)))
 
     def forward(self, batch: Noisy, phase: str) -> Output:
-        mu, log_var = self.infer(batch.images)
-        z = mu + (0.5 * log_var).exp() * batch.noise  # Eq. 4: the reparameterisation
-        logits = self.decoder(z).float()  # (b, c, h, w)
-        if self.config.likelihood == "bernoulli":
-            error = F.binary_cross_entropy_with_logits(logits, batch.images, reduction="none")
-        else:
-            error = (logits.sigmoid() - batch.images).square()
-        reconstruction, kl = error.flatten(1).sum(1).mean(), kl_to_standard_normal(mu, log_var).mean()
-        return Output(reconstruction + self.config.beta * kl, {"reconstruction": reconstruction, "kl": kl})
+        return self.bound(batch.images, _nothing(batch.images), batch.noise)
 
     def infer(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
         """Mean and log variance of q(z|x)."""
-        mu, log_var = self.posterior(self.encoder(images)).float().chunk(2, dim=1)
-        return mu, log_var
+        return self.posterior_of(self.encoder(images), _nothing(images))
 
     def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         """Images in [0, 1]: the decoder's mean."""
-        images: Tensor = self.decoder(z).sigmoid()
-        return images
+        return self.logits(z, _nothing(z)).sigmoid()
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1] decoded from draws of the prior."""
-        device = next(self.parameters()).device
-        z = torch.randn(num_samples, self.config.latent_dim, generator=generator, device=device)
-        return self.decode(z)
+        return self.decode(self.noise(num_samples, generator))
+
+    def log_likelihood(
+        self, images: Float[Tensor, "b c h w"], num_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, " b"]:
+        """Lower bound on log p(x) of images in [0, 1] (Burda et al. 2016, Eq. 8), in nats.
+
+        `gaussian`: of a density of pixels. `bernoulli`: of a probability where each pixel is 0 or 1, and there over the
+        number of pixels and log 2 it is bits per dimension; the Bernoulli of a grey pixel does not sum to 1 over its
+        values, so that numbers of grey images compare among methods of that likelihood alone, and are no bits.
+        """
+        told = _nothing(images)
+        return self.log_likelihood_given(images, num_samples, generator, lambda _: told)
 
     def reconstruct(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Images decoded from the posterior's mean."""
@@ -113,7 +105,7 @@ class VAE(Method):
         z = ((1 - t) * angle).sin() / angle.sin() * z0[:, None] + (t * angle).sin() / angle.sin() * z1[:, None]
         return torch.unflatten(self.decode(z.flatten(0, 1)), 0, (len(z0), steps))
 
-    def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Features of images in [0, 1]: the encoder's, before the posterior."""
-        features: Tensor = self.encoder(images)
-        return features
+
+def _nothing(like: Tensor) -> Float[Tensor, "b 0"]:
+    """The condition of no condition."""
+    return like.new_zeros(len(like), 0)

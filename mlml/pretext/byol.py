@@ -43,6 +43,7 @@ class BYOL(Method):
     """
 
     measures = ()
+    loss_falls = False  # a distance on the sphere to a target that moves
 
     class Config(Declared):
         """Numbers of BYOL; the defaults are the paper's (section 3.3 and appendix B).

@@ -80,6 +80,7 @@ class DINO(Method):
     """
 
     measures = ("teacher_entropy",)
+    loss_falls = False  # the centre and the temperature of the teacher move
 
     class Config(Declared):
         """Numbers of DINO; the defaults are the paper's (section 3.2 and its code), but for the head's widths.

@@ -40,6 +40,7 @@ class SimSiam(Method):
     """
 
     measures = ()
+    loss_falls = False  # a cosine to the projection, which moves
 
     class Config(Declared):
         """Numbers of SimSiam; the defaults are the paper's (section 3), its widths in proportion to the features.

@@ -36,14 +36,14 @@ class Health:
         Attributes:
             num_images: of the test split, spread evenly over it; all of a smaller split.
             maps: principal components, t-SNE (van der Maaten & Hinton 2008), UMAP (McInnes et al. 2018,
-                arXiv:1802.03426; it needs the package umap-learn).
+                arXiv:1802.03426).
             num_neighbours: k of the density, and images beside each of `neighbours.png`.
             num_queries: images whose neighbours are shown.
         """
 
         encoder: str
         num_images: Annotated[int, Field(ge=16)] = 1000
-        maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne")
+        maps: tuple[Literal["pca", "tsne", "umap"], ...] = ("pca", "tsne", "umap")
         num_neighbours: Annotated[int, Field(ge=1, le=12)] = 8
         num_queries: PositiveInt = 8
 
@@ -57,7 +57,7 @@ class Health:
         """Return the measures, and leave the pictures in `folder`.
 
         Raises:
-            ValueError: umap-learn is asked for and not installed, or the test split is too small for the neighbours.
+            ValueError: the test split is too small for the neighbours.
         """
         from mlml import representation_figures as figures
 

@@ -56,7 +56,9 @@ def diagnosis(point: Point, scale: Scale) -> str:
     return "neither" if found is None else found.kind
 
 
-def sentences(name: str, points: Sequence[Point], scale: Scale, num_seeds: int) -> tuple[str, ...]:
+def sentences(
+    name: str, points: Sequence[Point], scale: Scale, num_seeds: int, loss_falls: bool = True
+) -> tuple[str, ...]:
     """Tell the curve, and what would help.
 
     Args:
@@ -64,6 +66,7 @@ def sentences(name: str, points: Sequence[Point], scale: Scale, num_seeds: int) 
         points: by increasing number of images; two or more.
         scale: how to read the scores.
         num_seeds: over which the scores are means.
+        loss_falls: what the method's class says; where it need not, bias and variance are not told.
     """
     first, last = points[0], points[-1]
     seeds = "1 seed" if num_seeds == 1 else f"means of {num_seeds} seeds"
@@ -72,6 +75,8 @@ def sentences(name: str, points: Sequence[Point], scale: Scale, num_seeds: int) 
         f"to {scale.text(last.validation)} with {last.images}; its distance to train from {_gap(first, scale)} to "
         f"{_gap(last, scale)} ({seeds})."
     )
+    if not loss_falls:
+        return course, f"What {name} is measured by moves with it, so it tells nothing of bias and variance."
     told = [course, *(_told(point, scale) for point in (first, last))]
     before, after = variance(first, scale), variance(last, scale)
     if before > HIGH_VARIANCE and after <= CLOSING * before:

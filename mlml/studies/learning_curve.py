@@ -81,7 +81,8 @@ class LearningCurve:
         by_fraction = table.groupby("fraction")[["images", "train", "validation"]].mean().to_dict("records")
         points = [Point(round(row["images"]), row["train"], row["validation"]) for row in by_fraction]
         scale = Scale(self.quantity, self._baseline(subject), 1.0 if is_share(self.quantity) else 0.0)
-        told = sentences(subject.name, points, scale, len(subject.seeds))
+        falls = subject.build(subject.seeds[0]).loss_falls
+        told = sentences(subject.name, points, scale, len(subject.seeds), falls)
         return Findings(metrics, table, {"learning curve": partial(plot, table, self.quantity)}, told)
 
     def _measure(self, subject: Subject, fraction: float, seed: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import pytest
 import torch
-from blobs import write_prepared
+from blobs import CAPTIONS, write_prepared
 from pydantic import TypeAdapter, ValidationError
 
 from mlml import catalogue, model_folder, points
@@ -17,7 +17,7 @@ from mlml.config import DeclarationError
 from mlml.data.batches import Batches
 from mlml.data.dataset import SPLITS, PreparedData
 from mlml.declaration import resolve
-from mlml.method import Encodes, Samples, Scores, Sheets
+from mlml.method import Edits, Encodes, Samples, SamplesClasses, SamplesTexts, Scores, Sheets
 from mlml.seeds import derive, seed_everything
 from mlml.train import evaluate, fit
 
@@ -41,6 +41,15 @@ COLOUR = [name for family, name in METHODS if catalogue.class_constant(family, n
 PERCEPTRON = {"network": "mlp", "hidden_widths": [16, 16]}
 VIT = {"network": "vit", "patch_size": 4, "dim": 16, "depth": 2, "num_heads": 2}
 
+DENOISER = {
+    "width": 8,
+    "multipliers": [1, 2],
+    "num_blocks": 1,
+    "attention_resolutions": [4],
+    "num_groups": 4,
+    "dropout_prob": 0.0,  # drawn anew on each rank
+}
+
 
 def smallest_encoder(field):
     """A perceptron, or a transformer for a method whose field takes no other."""
@@ -57,9 +66,12 @@ def entry(family: str, name: str, **train) -> dict:
     masked = catalogue.class_constant(family, name, "targets", "labels") == "masks"
     unet = {"network": "unet", "width": 4, "num_stages": 2}
     encoder = unet if masked else smallest_encoder(fields["encoder"]) if "encoder" in fields else None
-    if name in COLOUR:  # a rounding, as of two ranks, can flip a ReLU: a grey image of the blobs has few grey values
+    if name in (*COLOUR, "conditional_vae"):  # a rounding, as of two ranks, can flip a ReLU: the blobs have few greys
         encoder = {**encoder, "activation": "gelu"}
     given = {"encoder": encoder, "train": {**TRAIN, **train}}
+    if "denoiser" in fields:  # the default is for larger images, and draws by a thousand evaluations
+        given |= {"denoiser": DENOISER, "text": {"dim": 8, "depth": 1, "num_heads": 2}}
+        given["sampler"] = {"name": "ddim", "steps": 5}
     given["norm_groups"] = (
         2  # of a batch of 16: the norm of two values tells but their order, which a rounding can turn
     )
@@ -224,6 +236,22 @@ class TestMethod:
             assert torch.equal(*drawn)
             assert drawn[0].min() >= 0
             assert drawn[0].max() <= 1
+
+        if isinstance(method, SamplesClasses):
+            labels = torch.arange(4)
+            drawn = [m.sample_classes(labels, torch.Generator().manual_seed(1)) for m in (method, loaded)]
+            assert drawn[0].shape == (4, channels(name), 8, 8)
+            assert torch.equal(*drawn)
+        if isinstance(method, SamplesTexts):
+            drawn = [m.sample_texts(CAPTIONS, torch.Generator().manual_seed(1), 2.0) for m in (method, loaded)]
+            assert drawn[0].shape == (4, channels(name), 8, 8)
+            assert torch.equal(*drawn)
+        if isinstance(method, Edits):
+            masks = torch.zeros(4, 8, 8, dtype=torch.bool)
+            masks[:, 2:5, 3:] = True
+            edited = method.edit(images[:4], masks, CAPTIONS, torch.Generator().manual_seed(1))
+            kept = ~masks[:, None].expand_as(edited)
+            assert torch.equal(edited[kept], images[:4][kept])
 
     def test_an_unknown_key_is_refused(self, family, name):
         with pytest.raises(DeclarationError, match=rf"^{family}\.{name}\.nope: unknown key"):

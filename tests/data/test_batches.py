@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,29 @@ def test_evaluation_sees_each_example_once_in_batches_of_nearly_equal_size():
     index = batches.in_order()
     assert torch.cat(index).tolist() == list(range(33))
     assert {len(part) for part in index} == {6, 7}
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(33, 8), (32, 8), (5, 8), (1, 8), (9, 4)])
+def test_batches_over_the_whole_split_see_each_example_once(size, batch_size):
+    parts = Batches(numbered(size), None, batch_size, 0, CPU).spread()
+    assert sorted(torch.cat(parts).tolist()) == list(range(size))
+    assert len(parts) == math.ceil(size / batch_size)
+    assert max(map(len, parts)) <= batch_size
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_a_batch_of_sorted_data_has_examples_of_every_class():
+    labels = np.arange(60) // 6
+    batches = Batches(numbered(60), labels, 20, 0, CPU)
+    assert [len(set(batches.at(part).labels.tolist())) for part in batches.spread()] == [10, 10, 10]
+    assert batches.at(batches.sample(10)).labels.tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "expected"), [(10, 5, [0, 2, 4, 6, 8]), (3, 5, [0, 1, 2]), (4, 3, [0, 1, 2])]
+)
+def test_a_sample_lies_at_equal_distances(size, count, expected):
+    assert Batches(numbered(size), None, 4, 0, CPU).sample(count).tolist() == expected
 
 
 def test_uint8_becomes_zero_to_one_and_features_pass():

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mlml.layers.discriminator import ConvDiscriminator
+from mlml.config import PlainNorm
+from mlml.layers.discriminator import ConvDiscriminator, normalise_spectrally
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,30 @@ def test_it_tells_light_from_dark_once_trained():
         torch.nn.functional.binary_cross_entropy_with_logits(discriminator(images), real.float()).backward()
         optimizer.step()
     assert ((discriminator.eval()(images) > 0) == real).all()
+
+
+@pytest.mark.parametrize(("name", "found"), [("batch", 1), ("layer", 1), ("instance", 1), ("none", 0)])
+def test_the_norm_is_the_declared_one(name, found):
+    discriminator = ConvDiscriminator(1, 16, 16, 4, PlainNorm(name=name))
+    kinds = {"batch": torch.nn.BatchNorm2d, "layer": torch.nn.GroupNorm, "instance": torch.nn.InstanceNorm2d}
+    assert sum(isinstance(layer, tuple(kinds.values())) for layer in discriminator.layers) == found
+    assert all(isinstance(layer, kinds[name]) for layer in discriminator.layers if type(layer) in kinds.values())
+    assert (discriminator.layers[2].bias is None) == (name != "none")
+
+
+def test_spectrally_normalised_weights_have_a_largest_singular_value_of_1():
+    """By SVD of each weight as the matrix of outputs by all the rest."""
+    torch.manual_seed(0)
+    network = torch.nn.ModuleList([ConvDiscriminator(1, 16, 16, 4, PlainNorm(name="none")), torch.nn.Embedding(5, 8)])
+    images, labels = torch.rand(2, 1, 16, 16), torch.arange(5)
+    plain = network[0](images)
+    normalise_spectrally(network)
+    for _ in range(200):
+        network[0](images), network[1](labels)
+    network.eval()
+    weights = [network[0].layers[0].weight, network[0].layers[2].weight, network[0].to_logit.weight, network[1].weight]
+    for weight in weights:
+        assert float(torch.linalg.svdvals(weight.flatten(1))[0]) == pytest.approx(1, abs=1e-4)
+    assert not torch.equal(network[0](images), plain)
+    assert torch.equal(network[0](images), network[0](images))
+    assert sum(name.endswith((".u", ".v")) for name in network.state_dict()) == 2 * len(weights)

@@ -138,6 +138,25 @@ def test_metrics_over_steps_reach_mlflow_once(project):
     assert params["temperature"] == "0.5"
 
 
+def test_the_table_has_every_encoder_with_what_it_cost(project):
+    table = project.run("mlml", "table")
+    page = project.folder / "docs/results.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text("# Results\n<!-- mlml table: Tiny -->\n<!-- end of table -->\n")
+    project.run("mlml", "table", "--into", "docs/results.md")
+    assert table.strip() in page.read_text()
+    board = list(csv.DictReader((project.folder / "reports/leaderboard.csv").open()))
+    assert len(board) == 3
+    for row in board:
+        [line] = [line for line in table.splitlines() if line.startswith(f"| `{row['encoder']}` |")]
+        assert f" {100 * float(row['mean']):.1f}" in line
+        seconds, mebibytes = line.strip("| ").split(" | ")[-2:]
+        assert (mebibytes == "–") == (row["method"] == "random")
+        assert mebibytes == "–" or float(mebibytes.replace(",", "")) > 100
+        assert (seconds == "–") == (mebibytes == "–")
+    page.unlink()
+
+
 def test_a_trained_method_loads_in_a_notebook(project):
     program = "import mlml, torch; m = mlml.load('models/simclr/seed_1'); print(m.encode(torch.rand(3, 1, 8, 8)).shape)"
     assert "torch.Size([3, 16])" in project.run("python", "-c", program)

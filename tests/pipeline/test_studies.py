@@ -1,4 +1,4 @@
-"""Studies, illustrations and comparisons through real `dvc repro`, up to the page; a killed study; a ready-made lesson.
+"""Studies, illustrations, evaluations, comparisons through real `dvc repro`, up to the page; a killed study; a lesson.
 
 The tests of this module stand on each other, in their order: they share one project.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from project import ROOT, declaration
+from ruamel.yaml import YAML
 
 from mlml.declaration import read
 
@@ -27,7 +28,10 @@ supervised:
     {method: classifier, dataset: digits, encoder: *encoder, train: {steps: 4}, seeds: [0, 1], augment: {padding: 0}}
 pretext: {}
 probe: {}
-generative: {}
+generative:
+  vae: {method: vae, dataset: digits, encoder: *encoder, train: {steps: 4}, seeds: [0, 1]}
+evaluation:
+  quality: {method: sample_quality, generator: vae, extractor: classifier, dataset: digits, seeds: [0, 1]}
 study:
   more: {method: learning_curve, experiment: classifier, dataset: digits, fractions: [0.1, 0.5, 1.0], seeds: [0, 1]}
   around: {method: loss_landscape, experiment: classifier, dataset: digits, points: 5}
@@ -52,7 +56,12 @@ def test_they_reach_the_page(project):
     with project.warm():
         ran = set(project.repro())
     studies = {"study@more", "study@around", "illustration@ravine", "illustration@wave"}
-    assert ran == {"check", "prepare@digits", "supervised@classifier", "supervised@slow", "report", *studies}
+    evaluated = {"generative@vae", "evaluation@quality"}
+    assert ran == {
+        *("check", "prepare@digits", "supervised@classifier", "supervised@slow", "report"),
+        *studies,
+        *evaluated,
+    }
     assert project.repro() == []
     page = (project.folder / "reports/index.html").read_text()
     for name in ("more", "around", "ravine", "wave"):
@@ -63,6 +72,24 @@ def test_they_reach_the_page(project):
         assert {f"{stem}_dark" for stem in pictures if not stem.endswith("_dark")} < pictures
     assert "classifier is best: test/accuracy" in page
     assert page.count('class="card experiment finding"') == 4
+
+
+def test_an_evaluation_waits_for_both_models_and_holds_no_time(project):
+    stage = YAML(typ="safe").load(project.folder / "dvc.lock")["stages"]["evaluation@quality"]
+    assert {"models/vae", "models/classifier", "mlml/evaluations/sample_quality.py", "mlml/metrics.py"} <= {
+        dep["path"] for dep in stage["deps"]
+    }
+    metrics = load(project, "reports/metrics/quality.json")
+    digest = load(project, "models/classifier/seed_0/model.json")["weights_sha256"][:6]
+    count = min(load(project, "data/prepared/digits/spec.json")["sizes"][split] for split in ("train", "test"))
+    assert metrics[f"test/fid_classifier-{digest}_n{count}"] == metrics["test/fid"]
+    assert metrics["floor/fid"]["seed_0"] == metrics["floor/fid"]["seed_1"]
+    assert not [name for name in metrics if name.startswith("system/")]
+    points = (project.folder / ".mlml/runs/evaluation@quality").rglob("seed_0/points.jsonl")
+    assert "system/sample_seconds" in next(points).read_text()
+    pictures = {path.name for path in (project.folder / "reports/figures/quality").iterdir()}
+    assert pictures == {f"seed_{seed}_{kind}.png" for seed in (0, 1) for kind in ("samples", "class_histogram")}
+    assert 'id="evaluations"' in (project.folder / "reports/index.html").read_text()
 
 
 def test_the_whole_part_is_the_experiment(project):

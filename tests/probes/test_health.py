@@ -40,7 +40,7 @@ def test_numbers_and_pictures_of_an_encoder(encoder_and_data, tmp_path):
     assert probe.evaluate(encoder, data, 0, tmp_path, CPU) == metrics
 
 
-@pytest.mark.parametrize("kind", ["pca", "tsne"])
+@pytest.mark.parametrize("kind", ["pca", "tsne", "umap"])
 def test_a_map_keeps_clusters_apart_and_repeats(kind):
     rng = np.random.default_rng(0)
     centres = np.repeat(np.eye(3) * 20, 20, axis=0)

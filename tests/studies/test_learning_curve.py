@@ -204,6 +204,20 @@ def test_flat_and_low_curves_are_told():
     assert "from 0.05 to 0.02 (1 seed)" in told[0]
 
 
+def test_of_a_loss_that_need_not_fall_bias_and_variance_are_not_told():
+    points = [Point(60, 2.0, 2.05), Point(1200, 1.9, 1.92)]
+    told = sentences("moco", points, LOSS, 1, loss_falls=False)
+    assert told[:1] == sentences("moco", points, LOSS, 1)[:1]
+    assert told[1:] == ("What moco is measured by moves with it, so it tells nothing of bias and variance.",)
+
+
+def test_the_study_asks_the_class_whether_the_loss_falls(blob_data, tmp_path, monkeypatch):
+    made, _, _ = subject(blob_data, tmp_path, seeds=(0,))
+    monkeypatch.setattr(type(made.build(0)), "loss_falls", False)
+    study = LearningCurve(LearningCurve.Config(experiment="blob", fractions=(0.1, 1.0), metric="validation/loss"))
+    assert study.study(made).sentences[1].startswith("What blob is measured by moves with it")
+
+
 def test_the_figure_shows_the_means():
     table = pd.DataFrame({"fraction": [0.1, 1.0] * 2, "seed": [0, 0, 1, 1], "images": [10, 100] * 2})
     table["train"], table["validation"] = [1.0, 0.9, 0.9, 0.9], [0.5, 0.8, 0.6, 0.8]

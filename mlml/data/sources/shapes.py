@@ -68,6 +68,7 @@ class Shapes(Source):
     """
 
     masked = True
+    captioned = True
 
     class Config(Declared):
         """Number of pictures, their height and width in pixels, and the seed."""

@@ -1,0 +1,23 @@
+"""What an evaluation looks at."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mlml.config.declared import Declared
+
+
+class EvaluationConfig(Declared):
+    """Base of the configs of mlml/evaluations.
+
+    Attributes:
+        generator: the trained experiment that is evaluated; its seeds must hold the evaluation's.
+        extractor: the `supervised` experiment by whose features and classes images are compared; its first seed, for
+            all seeds of the generator.
+        num_samples: images of each kind that are compared; as many as the smaller one of train and test has, where
+            that is fewer.
+    """
+
+    generator: str
+    extractor: str
+    num_samples: Annotated[int, Field(ge=10)] = 10_000

@@ -1,0 +1,1 @@
+"""Diffusion models but for their objective's file: noise, samplers, the denoising network, the encoder of captions."""

@@ -1,0 +1,1 @@
+"""Evaluations of trained generators: every file without a leading underscore is one."""

@@ -1,0 +1,187 @@
+"""Conditional GAN (Mirza & Osindero 2014, arXiv:1411.1784): images of a class.
+
+Notation as in `mlml.generative._adversarial`; y are labels of k classes, phi(x) (b, d) the discriminator's features.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from mlml import distributed
+from mlml.config import Declared, PlainNorm, ShiftFlipConfig, TrainConfig
+from mlml.data.augment import shift_flip
+from mlml.data.batches import Batch
+from mlml.data.dataset import DataSpec
+from mlml.generative import _adversarial as adversarial
+from mlml.layers.deconvolution import Decoder
+from mlml.layers.discriminator import ConvDiscriminator, normalise_spectrally
+from mlml.method import Method, Output
+
+
+class Drawn(NamedTuple):
+    """Real images in [0, 1], and the latent vectors of as many others of the same classes."""
+
+    images: Float[Tensor, "b c h w"]
+    latents: Float[Tensor, "b d"]
+    labels: Int[Tensor, " b"]
+
+
+class ConditionalGenerator(nn.Module):
+    """A decoder of a latent vector beside an embedding of the class: Mirza & Osindero 2014, Fig. 1."""
+
+    def __init__(self, config: "ConditionalGAN.Config", spec: DataSpec) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(spec.classes), config.label_dim)
+        latent_dim, size = config.latent_dim + config.label_dim, (spec.height, spec.width)
+        self.decoder = Decoder(latent_dim, spec.channels, *size, config.generator_width)
+
+    def forward(self, latents: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """Logits of pixels."""
+        logits: Tensor = self.decoder(torch.cat([latents, self.embedding(labels)], 1))
+        return logits
+
+
+class ProjectionDiscriminator(nn.Module):
+    """Whether an image is a real one of its class: a logit of the image, and how well its features fit the class.
+
+    Miyato & Koyama 2018, arXiv:1802.05637, Eq. 3: y^T V phi(x) + psi(phi(x)); V is the embedding, psi a linear map.
+    """
+
+    def __init__(self, config: "ConditionalGAN.Config", spec: DataSpec, norm: PlainNorm) -> None:
+        super().__init__()
+        size = (spec.height, spec.width)
+        self.judge = ConvDiscriminator(spec.channels, *size, config.discriminator_width, norm)
+        self.embedding = nn.Embedding(len(spec.classes), self.judge.feature_dim)
+
+    def forward(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Logits of being real images of their classes."""
+        features = self.judge.features(images)  # (b, d)
+        logits: Tensor = self.judge.to_logit(features)[:, 0] + (self.embedding(labels) * features).sum(1)
+        return logits
+
+
+class ConcatenationDiscriminator(nn.Module):
+    """The same, of an image with one more channel: an embedding of the class, as in Mirza & Osindero 2014, Fig. 1."""
+
+    def __init__(self, config: "ConditionalGAN.Config", spec: DataSpec, norm: PlainNorm) -> None:
+        super().__init__()
+        size = (spec.height, spec.width)
+        self.judge = ConvDiscriminator(spec.channels + 1, *size, config.discriminator_width, norm)
+        self.embedding = nn.Embedding(len(spec.classes), spec.height * spec.width)
+
+    def forward(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Logits of being real images of their classes."""
+        plane = self.embedding(labels).view(len(images), 1, *images.shape[2:])
+        logits: Tensor = self.judge(torch.cat([images, plane.to(images.dtype)], 1))
+        return logits
+
+
+class ConditionalGAN(Method):
+    """A GAN both of whose players are told the class: Mirza & Osindero 2014, Eq. 2.
+
+    Generated images are of the classes of the batch. Both players, and a step, are otherwise those of `gan`.
+    """
+
+    phases: tuple[str, ...] = ("discriminator", "generator")
+    measures = ("diversity",)
+    loss_falls = False  # what it is measured by, the other player, learns too
+    reads_labels = True
+
+    class Config(Declared):
+        """Numbers of the conditional GAN; those of the GAN, and how the players are told.
+
+        Attributes:
+            conditioning: of the discriminator; "projection" is that of Miyato & Koyama 2018, arXiv:1802.05637, with
+                which images are better than with "concatenation", the original.
+            label_dim: of the generator's embedding of a class.
+        """
+
+        train: TrainConfig
+        latent_dim: PositiveInt = 100
+        prior: Literal["uniform", "normal"] = "uniform"
+        conditioning: Literal["projection", "concatenation"] = "projection"
+        label_dim: PositiveInt = 50
+        loss: Literal["minimax", "non_saturating", "hinge"] = "non_saturating"
+        spectral_norm: bool = False
+        r1_gamma: NonNegativeFloat = 0.0
+        discriminator_norm: Literal["batch", "layer", "instance", "none"] | None = None
+        discriminator_steps: PositiveInt = 1
+        generator_rate: PositiveFloat = 1.0
+        generator_width: PositiveInt = 64
+        discriminator_width: PositiveInt = 64
+        augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
+
+        @model_validator(mode="after")
+        def _own_gradients(self) -> Self:
+            if self.r1_gamma > 0 and self.discriminator_norm == "batch":
+                raise ValueError("discriminator_norm must not be 'batch' where r1_gamma is above 0; it mixes images")
+            return self
+
+    config: Config
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        if not spec.classes:
+            raise ValueError(f"conditional_gan: draws images of classes, but {spec.name!r} has no labels")
+        super().__init__(config, spec)
+        norm = config.discriminator_norm or ("none" if config.spectral_norm or config.r1_gamma else "batch")
+        kind = ProjectionDiscriminator if config.conditioning == "projection" else ConcatenationDiscriminator
+        self.generator = ConditionalGenerator(config, spec)
+        self.discriminator = kind(config, spec, PlainNorm(name=norm))
+        for network in (self.generator.decoder, self.discriminator.judge):
+            adversarial.initialise_as_dcgan(network)
+        if config.conditioning == "projection":  # it stands beside the last linear map; other embeddings are inputs
+            adversarial.initialise_as_dcgan(self.discriminator.embedding)
+        if config.spectral_norm:
+            normalise_spectrally(self.discriminator)
+        self.phases = ("discriminator",) * config.discriminator_steps + ("generator",)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Drawn:
+        images = shift_flip(batch.images, self.config.augment, generator) if self.training else batch.images
+        latents = distributed.share(self._latents(distributed.total(len(images)), generator))
+        return Drawn(images, latents, batch.labels)
+
+    def phase_parameters(self, phase: str) -> Iterable[nn.Parameter]:
+        return (self.discriminator if phase == "discriminator" else self.generator).parameters()
+
+    def rate_factors(self, phase: str) -> Mapping[nn.Parameter, float]:
+        return adversarial.rates(self.generator, self.config.generator_rate) if phase == "generator" else {}
+
+    def forward(self, batch: Drawn, phase: str) -> Output:
+        config, images = self.config, 2 * batch.images - 1
+
+        def judged(images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+            logits: Tensor = self.discriminator(images, batch.labels)
+            return logits.float()
+
+        if phase == "generator":
+            made = self._made(batch.latents, batch.labels)
+            loss = adversarial.generator_loss(config.loss, judged(made))
+            return Output(loss, {"diversity": adversarial.diversity(made, images)})
+        with torch.no_grad():
+            made = self._made(batch.latents, batch.labels)
+        real, penalty = adversarial.judged_with_r1(judged, images, config.r1_gamma)
+        fake = judged(made)
+        loss = adversarial.discriminator_loss(config.loss, real, fake) + penalty
+        return Output(loss, adversarial.standing(real, fake))
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Images in [0, 1], of the classes in turn, so that of each there are as many, or one more."""
+        return self.sample_classes(torch.arange(num_samples) % len(self.spec.classes), generator)
+
+    @torch.no_grad()
+    def sample_classes(self, labels: Int[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Draw an image in [0, 1] of each class."""
+        latents = self._latents(len(labels), generator)
+        return (self._made(latents, labels.to(latents.device)) + 1) / 2
+
+    def _latents(self, num_latents: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+        return adversarial.draw_latents(self.config.prior, num_latents, self.config.latent_dim, generator)
+
+    def _made(self, latents: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """Images in [-1, 1] of latent vectors and classes."""
+        made: Tensor = self.generator(latents, labels).float().tanh()
+        return made

@@ -1,0 +1,90 @@
+"""The report's section of evaluations: generators by measures, beside the floor."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlml.report import Result
+
+LESS_IS_BETTER = frozenset({"fid", "fid_infinity", "kid", "fid_inception", "mse", "class_distance"})
+"""Of every other measure more is better."""
+
+_FULL = re.compile(r"test/\w+?_(?P<label>[\w-]+-[0-9a-f]{6})_n(?P<count>\d+)")
+_TEST, _FLOOR = "test/", "floor/"
+
+
+def tables(results: Sequence["Result"], number: Callable[[str, "Result"], Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a table for every data set, kind of evaluation, extractor and number of images: those alone compare.
+
+    Args:
+        results: of evaluations.
+        number: makes of a metric and a result what the template shows.
+    """
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.dataset, result.method, *_seen_by(result)), []).append(result)
+    return [
+        {"dataset": dataset, "method": method.replace("_", " "), "extractor": label, "count": count}
+        | _table(members, number)
+        for (dataset, method, label, count), members in groups.items()
+    ]
+
+
+def _seen_by(result: "Result") -> tuple[str, str]:
+    """Extractor with its hash, and number of images of each kind, from the full name of a metric."""
+    for name in result.metrics:
+        match = _FULL.fullmatch(name)
+        if match and match["label"].startswith(f"{result.config['extractor']}-"):
+            return match["label"], match["count"]
+    return str(result.config["extractor"]), ""
+
+
+def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mapping[str, Any]]) -> dict[str, Any]:
+    plain = [
+        name for result in results for name in result.metrics if name.startswith(_TEST) and not _FULL.fullmatch(name)
+    ]
+    columns = [name.removeprefix(_TEST) for name in dict.fromkeys(plain)]
+    best = {column: _best(results, column) for column in columns}
+    rows = [
+        {
+            "result": result,
+            "cells": [
+                {**number(_TEST + column, result), "best": result.name in best[column]}
+                if _TEST + column in result.metrics
+                else None
+                for column in columns
+            ],
+        }
+        for result in results
+    ]
+    first = results[0]  # train against test, which no generator changes
+    floor = [number(_FLOOR + column, first) if _FLOOR + column in first.metrics else None for column in columns]
+    headings = [
+        {
+            "name": column.replace("_", " "),
+            "unit": cell["unit"],
+            "better": "less" if column in LESS_IS_BETTER else "more",
+        }
+        for column, cell in zip(columns, (_first(rows, place) for place in range(len(columns))), strict=True)
+    ]
+    return {"columns": headings, "rows": rows, "floor": floor if any(floor) else []}
+
+
+def _first(rows: Sequence[Mapping[str, Any]], place: int) -> Mapping[str, Any]:
+    """The first cell of a column that is there; each column is there for one of the rows."""
+    found: Mapping[str, Any] = next(row["cells"][place] for row in rows if row["cells"][place] is not None)
+    return found
+
+
+def _best(results: Sequence["Result"], column: str) -> list[str]:
+    """Names of the results with the best mean of a column; none where there is nothing to be better than."""
+    means = {
+        result.name: mean
+        for result in results
+        if (mean := result.metrics.get(_TEST + column, {}).get("mean")) is not None
+    }
+    if len(means) < 2:
+        return []
+    chosen = (min if column in LESS_IS_BETTER else max)(means.values())
+    return [name for name, mean in means.items() if mean == chosen]

@@ -1,0 +1,98 @@
+"""The leaderboard as a Markdown table, with what each encoder cost: for pages that are not the report.
+
+The report's bytes are in dvc.lock, so no time and no size of memory may stand in it; they stand here.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import NamedTuple
+
+import pandas as pd
+
+from mlml.report import SCORE, Result, leaderboard
+from mlml.statistics import Difference, by_seed, difference
+
+_MEBIBYTE = 2**20
+_DASH = "–"
+
+
+class Cost(NamedTuple):
+    """What the training of one seed took.
+
+    Attributes:
+        seconds: of wall-clock time, evaluations and checkpoints included.
+        peak_bytes: as `mlml.peak_memory` measures it.
+    """
+
+    seconds: float
+    peak_bytes: float
+
+
+def markdown(results: Sequence[Result], costs: Mapping[str, Mapping[int, Cost]]) -> str:
+    """Return one table for each data set: encoders by probes, wall seconds and peak memory beside the accuracies.
+
+    A cell holds the mean over seeds of the accuracy on test in percent with its 95 % interval, and in brackets the gain
+    over the random encoder of the same network with the interval of that. Below each table stands which encoders are
+    not above the random one by more than that interval.
+
+    Args:
+        results: of all experiments.
+        costs: by the name of the encoder and seed; an encoder that trains nothing has none.
+
+    Raises:
+        ValueError: as `mlml.report.leaderboard`.
+    """
+    frame = leaderboard(results)
+    return "\n\n".join(_table(str(name), board, results, costs) for name, board in frame.groupby("dataset"))
+
+
+def _table(
+    dataset: str, frame: pd.DataFrame, results: Sequence[Result], costs: Mapping[str, Mapping[int, Cost]]
+) -> str:
+    """The table of one data set, and the sentences below it."""
+    by_stage = {result.stage: result for result in results}
+    networks = {result.name: repr(result.config.get("encoder")) for result in results if result.family != "probe"}
+    rows = frame.to_dict("records")
+    floors = {(row["probe"], networks[row["encoder"]]): row for row in rows if row["method"] == "random"}
+    probes = list(dict.fromkeys(row["probe"] for row in rows))
+    lines = [f"| {dataset} | {' | '.join(probes)} | seconds | MiB |", "|---|" + "---:|" * (len(probes) + 2)]
+    below: list[str] = []
+    for encoder in dict.fromkeys(row["encoder"] for row in sorted(rows, key=lambda row: row["baseline"])):
+        cells = []
+        for probe in probes:
+            row = next((row for row in rows if (row["encoder"], row["probe"]) == (encoder, probe)), None)
+            floor = floors.get((probe, networks[encoder]))
+            gain = None
+            if row is not None and floor is not None and row is not floor:
+                own, random = (by_seed(by_stage[each["stage"]].metrics[SCORE]) for each in (row, floor))
+                gain = difference(own, random)
+                if gain.mean <= (gain.interval95 or 0.0):
+                    below.append(f"`{encoder}` ({probe})")
+            cells.append(_cell(row["mean"], row["interval95"], gain) if row is not None else _DASH)
+        lines.append(f"| `{encoder}` | {' | '.join([*cells, *_cost(costs.get(encoder, {}))])} |")
+    seeds = " or ".join(str(count) for count in sorted({row["seeds"] for row in rows}))
+    said = f"Test accuracy in percent, mean and 95 % interval, seeds: {seeds}"
+    if floors:
+        said += (
+            "; in brackets the gain over the random encoder of the same network. "
+            f"Not above it by more than its interval: {', '.join(below) or 'none'}"
+        )
+    return "\n".join([*lines, "", f"{said}."])
+
+
+def _cell(average: float, interval95: float | None, gain: Difference | None) -> str:
+    """An accuracy and a gain, in percent and points."""
+    text = f"{100 * average:.1f}" + ("" if pd.isna(interval95) else f" ± {100 * interval95:.1f}")
+    if gain is None:
+        return text
+    more = "" if gain.interval95 is None else f" ± {100 * gain.interval95:.1f}"
+    return f"{text} ({100 * gain.mean:+.1f}{more})".replace("(-", "(\N{MINUS SIGN}")
+
+
+def _cost(of_seeds: Mapping[int, Cost]) -> tuple[str, str]:
+    """Mean seconds of a seed, and the most memory of any, in MiB."""
+    if not of_seeds:
+        return _DASH, _DASH
+    seconds = mean(cost.seconds for cost in of_seeds.values())
+    most = max(cost.peak_bytes for cost in of_seeds.values())
+    return f"{seconds:,.0f}", f"{most / _MEBIBYTE:,.0f}"

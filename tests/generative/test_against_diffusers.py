@@ -1,0 +1,97 @@
+"""Schedules and steps of samplers against those of diffusers, where it is installed: `make peers`."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from mlml.diffusion import samplers
+from mlml.diffusion.noise import SCHEDULES, to_epsilon
+
+peer = pytest.importorskip("diffusers", reason="'make peers' installs it")
+
+NAMES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+SPACED = {"timestep_spacing": "trailing"}
+
+
+def scheduler(kind, name, timesteps=1000, **numbers):
+    return kind(num_train_timesteps=timesteps, beta_schedule=NAMES[name], clip_sample=False, **numbers)
+
+
+def crooked(schedule):
+    return lambda x, t: torch.tanh(x * (1 + t / schedule.timesteps)) * 0.8 + 0.01 * x**2
+
+
+def start():
+    return torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+
+
+def path(theirs, schedule, steps, generator=None, **numbers):
+    """All images on the way that the peer makes of our denoiser's noise."""
+    denoise, x = crooked(schedule), start()
+    theirs.set_timesteps(steps)
+    for t in theirs.timesteps.tolist():
+        epsilon = to_epsilon(denoise(x, float(t)), x, *schedule.rates(t))
+        x = theirs.step(
+            epsilon, t, x, **({"generator": generator} if generator is not None else {}), **numbers
+        ).prev_sample
+        yield t, x
+
+
+def assert_same_path(ours, theirs):
+    """Of our sampler the images are those that it shows its denoiser, and the last."""
+    for (_, x), (_, y) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5 if y.abs().max() < 100 else 1e-4)
+
+
+def watched(sampler, schedule, *arguments, **numbers):
+    """All images on our way but the first, with their timesteps."""
+    seen, denoise = [], crooked(schedule)
+
+    def watch(x, t):
+        seen.append((t, x))
+        return denoise(x, t)
+
+    last = sampler(watch, start(), schedule, *arguments, **numbers)
+    return [*((t, x) for (t, _), (_, x) in pairwise(seen)), (seen[-1][0], last)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("timesteps", [100, 1000])
+def test_schedules(name, timesteps):
+    ends = {"beta_start": 0.1 / timesteps, "beta_end": 20 / timesteps} if name == "linear" else {}
+    theirs, ours = scheduler(peer.DDPMScheduler, name, timesteps, **ends), SCHEDULES[name](timesteps)
+    torch.testing.assert_close(torch.from_numpy(ours.beta).float(), theirs.betas, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(ours.alpha_bar).float(), theirs.alphas_cumprod, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [50, 1000])
+@pytest.mark.parametrize(("ours", "theirs"), [("large", "fixed_large"), ("small", "fixed_small")])
+@pytest.mark.parametrize("name", NAMES)
+def test_ddpm(name, ours, theirs, steps):
+    schedule = SCHEDULES[name](1000)
+    mine = watched(samplers.ddpm, schedule, steps, torch.Generator().manual_seed(1), ours)
+    other = scheduler(peer.DDPMScheduler, name, variance_type=theirs, **SPACED)
+    expected = list(path(other, schedule, steps, torch.Generator().manual_seed(1)))
+    until = steps - (steps < 1000)  # with fewer steps the peer's last one adds noise, for it ends at timestep 19, not 0
+    assert_same_path(mine[:until], expected[:until])
+
+
+@pytest.mark.parametrize("steps", [50, 1000])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+@pytest.mark.parametrize("name", NAMES)
+def test_ddim(name, eta, steps):
+    schedule = SCHEDULES[name](1000)
+    mine = watched(samplers.ddim, schedule, steps, torch.Generator().manual_seed(1), eta)
+    other = scheduler(peer.DDIMScheduler, name, **SPACED)
+    assert_same_path(mine, path(other, schedule, steps, torch.Generator().manual_seed(1), eta=eta))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dpm_solver(name):
+    schedule = SCHEDULES[name](1000)
+    mine = watched(samplers.dpm_solver, schedule, 20)
+    other = peer.DPMSolverMultistepScheduler(
+        beta_schedule=NAMES[name], solver_order=2, final_sigmas_type="zero", lower_order_final=True, **SPACED
+    )
+    assert_same_path(mine, path(other, schedule, 20))

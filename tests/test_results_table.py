@@ -1,0 +1,82 @@
+"""The leaderboard as Markdown: every number is one of the results'."""
+
+import pytest
+
+from mlml.report import Result
+from mlml.results_table import Cost, markdown
+from mlml.statistics import summarise
+
+SEEDS = (0, 1, 2)
+CNN, VIT = {"network": "cnn", "width": 8}, {"network": "vit", "dim": 8}
+
+
+def encoder(name, family="pretext", method=None, network=CNN):
+    config = {"method": method or name, "encoder": network}
+    return Result(name, family, method or name, "digits", SEEDS, config, f"{family}@{name}", "", {})
+
+
+def probe(of, method, values, dataset="digits"):
+    name = f"{of}_{method}"
+    metrics = {"test/accuracy": summarise(dict(zip(SEEDS, values, strict=False)))}
+    config = {"method": method, "encoder": of}
+    return Result(name, "probe", method, dataset, SEEDS[: len(values)], config, f"probe@{name}", "", metrics)
+
+
+RESULTS = [
+    encoder("random"),
+    encoder("moco"),
+    encoder("classifier", "supervised"),
+    encoder("mae", network=VIT),
+    probe("random", "linear", [0.50, 0.52, 0.51]),
+    probe("random", "knn", [0.40, 0.40, 0.40]),
+    probe("moco", "linear", [0.60, 0.62, 0.61]),
+    probe("moco", "knn", [0.40, 0.45, 0.41]),
+    probe("classifier", "linear", [0.90, 0.90, 0.90]),
+    probe("mae", "linear", [0.30, 0.30, 0.30]),
+]
+COSTS = {"moco": {0: Cost(59.0, 300 * 2**20), 1: Cost(62.0, 200 * 2**20)}}
+
+
+def test_cells_hold_mean_interval_and_gain_with_its_own_interval():
+    lines = markdown(RESULTS, COSTS).splitlines()
+    assert lines[0] == "| digits | linear | knn | seconds | MiB |"
+    cells = {line.split(" | ")[0]: line.strip("| ").split(" | ") for line in lines[2:6]}
+    # the seeds' differences are all 0.1: paired, their interval is 0 though the means' are 2.5 points
+    assert cells["| `moco`"] == ["`moco`", "61.0 ± 2.5 (+10.0 ± 0.0)", "42.0 ± 6.6 (+2.0 ± 6.6)", "60", "300"]
+    assert cells["| `random`"] == ["`random`", "51.0 ± 2.5", "40.0 ± 0.0", "–", "–"]
+    assert cells["| `classifier`"][1:3] == ["90.0 ± 0.0 (+39.0 ± 2.5)", "–"]
+
+
+def test_another_network_is_not_compared_with_the_random_one():
+    assert "| `mae` | 30.0 ± 0.0 | – | – | – |" in markdown(RESULTS, COSTS)
+
+
+def test_baselines_come_last():
+    names = [line.split("`")[1] for line in markdown(RESULTS, {}).splitlines()[2:6]]
+    assert names == ["moco", "mae", "classifier", "random"]
+
+
+def test_what_is_not_above_random_is_said():
+    assert markdown(RESULTS, COSTS).endswith("Not above it by more than its interval: `moco` (knn).")
+    worse = [*RESULTS[:-1], encoder("jigsaw"), probe("jigsaw", "knn", [0.3, 0.3, 0.3])]
+    assert markdown(worse, {}).endswith("`moco` (knn), `jigsaw` (knn).")
+    assert "30.0 ± 0.0 (−10.0 ± 0.0)" in markdown(worse, {})
+
+
+def test_a_single_seed_has_no_interval():
+    results = [encoder("moco"), encoder("random"), probe("moco", "knn", [0.5]), probe("random", "knn", [0.4])]
+    assert "| `moco` | 50.0 (+10.0) |" in markdown(results, {})
+
+
+def test_each_data_set_has_a_table():
+    assert markdown([*RESULTS, probe("moco", "knn", [0.1, 0.2, 0.3], "other")], {}).count("| seconds | MiB |") == 2
+
+
+def test_without_a_random_encoder_nothing_is_said_of_it():
+    assert "random" not in markdown([RESULTS[1], RESULTS[6]], {})
+
+
+@pytest.mark.parametrize("results", [[RESULTS[6]]])
+def test_a_probe_of_nothing_is_refused(results):
+    with pytest.raises(ValueError, match="moco"):
+        markdown(results, {})
