@@ -39,7 +39,7 @@ TRAIN = {
 COLOUR = [name for family, name in METHODS if catalogue.class_constant(family, name, "channels", None) == 3]
 
 PLAYED = {"gan", "conditional_gan", "wgan_gp"}
-"""Of players that measure each other: what a rounding does to one loss, the other answers."""
+"""Players that measure each other: what a rounding does to the loss of one, the other answers."""
 
 PERCEPTRON = {"network": "mlp", "hidden_widths": [16, 16]}
 VIT = {"network": "vit", "patch_size": 4, "dim": 16, "depth": 2, "num_heads": 2}
@@ -382,7 +382,8 @@ class TestRanks:
             moved = (value - untrained[key]).double().norm()
             # the floor is for rounding, where a norm takes away all that a bias before it could add
             assert (value - ranks[0]["weights"][key]).double().norm() <= max(1e-3 * moved, 1e-6), key
-        assert ranks[0]["metrics"] == ranks[1]["metrics"] == pytest.approx(fitted.metrics, rel=1e-4)
+        allowed = 1e-3 if name in PLAYED else 1e-4
+        assert ranks[0]["metrics"] == ranks[1]["metrics"] == pytest.approx(fitted.metrics, rel=allowed)
         logged = [read_points(file) for file in (tmp_path, ranked / name / "whole")]
         assert [point[:2] for point in logged[0]] == [point[:2] for point in logged[1]]
         for one, two in zip(*logged, strict=True):
