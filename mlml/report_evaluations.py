@@ -58,8 +58,11 @@ def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         }
         for result in results
     ]
-    first = results[0]  # train against test, which no generator changes
-    floor = [number(_FLOOR + column, first) if _FLOOR + column in first.metrics else None for column in columns]
+    first = results[0]  # train against test: no generator and no seed changes it, so it has no interval
+    floor = [
+        {**number(_FLOOR + column, first), "interval": ""} if _FLOOR + column in first.metrics else None
+        for column in columns
+    ]
     headings = [
         {
             "name": column.replace("_", " "),

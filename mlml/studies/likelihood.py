@@ -99,8 +99,8 @@ def sentences(name: str, metrics: dict[int, dict[str, float]], num_draws: int) -
     than = "less" if mean > 0 else "more"
     apart = {key: abs(value) if key == "mean" and value is not None else value for key, value in loss.items()}
     return (
-        f"{name} finds a test image {text(by_split['test'])} nats likely (a bound by {num_draws} draws).",
-        f"That is {text(apart)} nats {than} than of the images that it has learnt from ({text(by_split['train'])}).",
+        f"{name}: the log-likelihood of a test image is {text(by_split['test'])} nats (a bound by {num_draws} draws).",
+        f"That is {text(apart)} nats {than} than that of an image it has learnt from ({text(by_split['train'])}).",
     )
 
 

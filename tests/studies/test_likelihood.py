@@ -72,11 +72,11 @@ def test_a_method_without_a_likelihood_is_refused(blob_data):
 def test_the_sentences_tell_the_gap():
     metrics = {seed: {"train/log_likelihood": -80.0, "test/log_likelihood": -90.0} for seed in (0, 1)}
     assert sentences("vae", metrics, 200) == (
-        "vae finds a test image -90 ± 0 nats likely (a bound by 200 draws).",
-        "That is 10 ± 0 nats less than of the images that it has learnt from (-80 ± 0).",
+        "vae: the log-likelihood of a test image is -90 ± 0 nats (a bound by 200 draws).",
+        "That is 10 ± 0 nats less than that of an image it has learnt from (-80 ± 0).",
     )
     metrics = {0: {"train/log_likelihood": -90.0, "test/log_likelihood": -80.0}}
-    assert sentences("vae", metrics, 9)[1] == ("That is 10 nats more than of the images that it has learnt from (-90).")
+    assert sentences("vae", metrics, 9)[1] == ("That is 10 nats more than that of an image it has learnt from (-90).")
 
 
 def test_the_picture_is_drawn(blob_data):
