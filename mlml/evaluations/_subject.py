@@ -18,8 +18,8 @@ from mlml.method import Encodes, Method, Scores
 from mlml.seeds import generator as seeded
 
 MAX_WIDTH = 128
-"""Of features: the bias of the Fréchet distance grows with the square of it. Two samples of 500 white normal vectors are
-17 apart with this width, and 266 with 512."""
+"""Of features: the bias of the Fréchet distance grows with the square of it. Two samples of 500 white normal vectors
+are 17 apart with this width, and 266 with 512."""
 
 BATCH_SIZE = 256
 
