@@ -73,7 +73,7 @@ def entry(family: str, name: str, **train) -> dict:
         given |= {"denoiser": DENOISER, "text": {"dim": 8, "depth": 1, "num_heads": 2}}
         given["sampler"] = {"name": "ddim", "steps": 5}
     # steps of a game between wide networks, at the rates of these tests, multiply roundings until they decide
-    given |= {"generator_width": 4, "discriminator_width": 4, "critic_width": 4}
+    given |= {"generator_width": 4, "discriminator_width": 4, "critic_width": 4, "critic_steps": 2}
     given["norm_groups"] = (
         2  # of a batch of 16: the norm of two values tells but their order, which a rounding can turn
     )
