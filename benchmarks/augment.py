@@ -2,8 +2,9 @@
 
 Both sides make two views of 32x32 colour images with the same operations, probabilities and strengths, in batches of
 256 on two threads. The peer: PIL images, `lightly.transforms.SimCLRTransform`, a DataLoader with 0 and with 2 workers.
-Ours: uint8 images that lie in memory whole, `mlml.data.augment.simclr_views`, as it is and with its pixel part
-compiled. The training step puts the same small network, AdamW and each side's own NT-Xent behind them.
+Ours: uint8 images that lie in memory whole, `mlml.data.augment.simclr_views` in its exact form and in its fused one,
+which does nearly the same (`mlml.data.fused`), each as it is and with its pixel part compiled. The training step puts
+the same small network, AdamW and each side's own NT-Xent behind them.
 
 A rate is source images per second; an image counts once for its two views. Contestants take turns, so that other load
 on the machine meets all of them; the table holds medians over the turns, and of the ratios within a turn. Images per
@@ -87,24 +88,23 @@ def our_views(images: np.ndarray, config: AugmentConfig, compiled: bool) -> Iter
         if apply is None:
             yield simclr_views(pixels, config, generator)
         else:
-            first, second = (apply(pixels, simclr_sample(pixels, config, generator)) for _ in range(2))
+            draws = (simclr_sample(pixels, config, generator) for _ in range(2))
+            first, second = (apply(pixels, drawn, form=config.form) for drawn in draws)
             yield first, second
 
 
 def forms(config: AugmentConfig) -> dict[str, AugmentConfig]:
     """The augmentation in each form that can be declared; what is added to a contestant's name -> its config."""
-    found = {"": config}
-    if "form" in AugmentConfig.model_fields:
-        found[", fused"] = config.model_copy(update={"form": "fused"})
-    return found
+    return {"": config, ", fused": config.model_copy(update={"form": "fused"})}
 
 
 def all_views(images: np.ndarray, config: AugmentConfig, compiled: bool) -> dict[str, Iterator[Views]]:
     """Views without end of each contestant; `compiled` adds ours with the pixel part compiled."""
     found = {f"lightly, {workers} workers": lightly_views(images, config, workers) for workers in (0, 2)}
-    found |= {f"ours{name}": our_views(images, form, compiled=False) for name, form in forms(config).items()}
-    if compiled:
-        found["ours, compiled"] = our_views(images, config, compiled=True)
+    for name, form in forms(config).items():
+        found[f"ours{name}"] = our_views(images, form, compiled=False)
+        if compiled:
+            found[f"ours{name}, compiled"] = our_views(images, form, compiled=True)
     return found
 
 

@@ -35,7 +35,7 @@ _COLUMNS = (
 )
 _FAMILIES = ("supervised", "pretext", "generative", "evaluation", "search", "study", "illustration", "probe")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
-_DRAWN = ("search", "supervised", "evaluation", "study", "illustration")  # their pictures have a section of their own
+_SEEING = ("pretext", "probe")  # families whose pictures are of images as an encoder sees them
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
 
@@ -154,11 +154,8 @@ def write_report(
         boards=[_board(board, by_stage) for _, board in frame.groupby("dataset")],
         encoders=[result.name for result in results if result.family in ("pretext", "supervised")],
         supervised=[_experiment(result) for result in results if result.family == "supervised"],
-        pictured=[
-            _experiment(result)
-            for result in results
-            if result.family == "generative" or (result.figures and result.family not in _DRAWN)
-        ],
+        seen=[_experiment(result) for result in results if result.family in _SEEING and result.figures],
+        generated=[_experiment(result) for result in results if result.family == "generative"],
         evaluations=report_evaluations.tables(evaluations, _number),
         evaluated={result.name: _experiment(result) for result in evaluations},
         findings=[_finding(result) for result in results if result.family in ("study", "illustration")],

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from mlml import distributed
+
+CALLED = ("dense", "tokens", "encode_tokens")
+"""What methods call of a network beside `forward`: see `Dense` and `Tokens` of `mlml.models`."""
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
@@ -26,7 +29,12 @@ def shard(model: nn.Module, device: torch.device) -> None:
     for layer in [*(layer for layers in lists for layer in layers), *model.children()]:
         if not isinstance(layer, nn.ModuleList) and any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # cut again also after an evaluation, where no backward pass does it: averages move parameters by their cut parts
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for module in model.modules():
+        for name in CALLED:
+            if hasattr(module, name):
+                register_fsdp_forward_method(module, name)
 
 
 def whole(state: Any) -> Any:

@@ -165,7 +165,7 @@ class _Loop:
             parameter.requires_grad_(id(parameter) in trainable)
         self.optimizers: dict[str, Optimizer] = {
             phase: optimizers.build(
-                config.optimizer, parameters, config.decay_norm_and_bias, method.rate_factors(phase)
+                config.optimizer, parameters, config.decay_norm_and_bias, method.rate_factors(phase), config.shard
             )
             for phase, parameters in self.owned.items()
         }
@@ -189,11 +189,12 @@ class _Loop:
 
     def _share_out(self) -> None:
         """Prepare the method, and the copy of it that is averaged, for computing on several ranks."""
-        config, method = self.config, self.method
-        if config.shard and (not distributed.is_distributed() or len(set(method.phases)) > 1):
+        config, method, phases = self.config, self.method, list(dict.fromkeys(self.method.phases))
+        if config.shard and (not distributed.is_distributed() or len(phases) > 1):
             raise ValueError(
-                "train.shard: needs train.processes of at least 2, and a method of one phase; "
-                f"got {distributed.world_size()} and {len(set(method.phases))}"
+                "train.shard: needs train.processes of at least 2, and a method of one phase; got "
+                f"{distributed.world_size()}, and of {type(method).__name__} the phases {', '.join(phases)}; "
+                "set train.shard to false"
             )
         if distributed.is_distributed():
             synchronise(method, self.device)

@@ -117,7 +117,7 @@ def test_cutting_needs_several_processes(blob_data, tmp_path):
     method = model_folder.build("supervised", "classifier", numbers, blob_data.spec)
     split = blob_data.split("train")
     batches = Batches(split.images, split.labels, 16, 0, CPU)
-    with pytest.raises(ValueError, match=r"train\.shard: needs train\.processes of at least 2, .*; got 1 and 1"):
+    with pytest.raises(ValueError, match=r"train\.shard: needs train\.processes of at least 2, .*; got 1, and of "):
         fit(method, batches, batches, numbers.train, 0, tmp_path)
 
 

@@ -478,9 +478,45 @@ def test_pictures_of_a_supervised_method_stand_in_its_section(results, tmp_path)
     path = tmp_path / "seed_0_confusion.png"
     figures.image_grid(np.full((1, 1, 8, 8), 0.5), 1, path)
     changed = [replace(r, figures=[path]) if r.name == "classifier" else r for r in results]
-    write_report(changed, "Digits", tmp_path, {"commit": COMMIT})
-    html = (tmp_path / "index.html").read_text()
-    sections = {part.split('"')[0]: part for part in html.split('<section id="')[1:]}
-    assert "classifier: confusion" in sections["supervised"]
-    assert "classifier: confusion" not in sections["images"]
-    assert base64.b64encode(path.read_bytes()).decode() in sections["supervised"]
+    found = sections(render(changed, tmp_path)[0])
+    assert showing(found, "classifier: confusion", path) == ["supervised"]
+
+
+def sections(html):
+    """The page's sections, by their anchor."""
+    return {part.split('"')[0]: part.split("</section>")[0] for part in html.split('<section id="')[1:]}
+
+
+def showing(found, alt, path):
+    """Anchors of the sections that hold a picture under that text."""
+    uri = base64.b64encode(path.read_bytes()).decode()
+    return [anchor for anchor, part in found.items() if f'alt="{alt}"' in part and uri in part]
+
+
+def sheet(path, grey):
+    figures.image_grid(np.full((2, 1, 8, 8), grey), 2, path)
+    return path
+
+
+def test_what_a_pretext_does_and_what_a_probe_finds_are_no_generated_images(results, tmp_path):
+    seen, maps = sheet(tmp_path / "seed_0_sheet.png", 0.3), sheet(tmp_path / "seed_0_maps.png", 0.7)
+    drawn = {"rotation": [seen], "random_knn": [maps]}
+    changed = [replace(r, figures=drawn[r.name]) if r.name in drawn else r for r in results]
+    html, page = render(changed, tmp_path)
+    found = sections(html)
+    assert showing(found, "rotation: sheet", seen) == showing(found, "random_knn: maps", maps) == ["seen"]
+    samples = next(path for r in results if r.name == "vae" for path in r.figures if path.name == "seed_0_samples.png")
+    assert showing(found, "vae: samples", samples) == ["images"]
+    assert re.findall(r"<h3>(.*?)</h3>", found["seen"]) == ["rotation", "random_knn"]
+    assert re.findall(r"<h3>(.*?)</h3>", found["images"]) == ["vae"]
+    assert {"#seen", "#images"} <= set(page.hrefs)
+
+
+def test_without_pictures_of_a_pretext_the_page_has_no_section_for_them(results, rendered, tmp_path):
+    html, page, _ = rendered
+    assert "seen" not in sections(html)
+    assert "#seen" not in page.hrefs
+    others = [replace(r, curves=None) for r in results if r.family != "generative"]
+    html, page = render(others, tmp_path)
+    assert not {"seen", "images"} & set(sections(html))
+    assert not {"#seen", "#images"} & set(page.hrefs)

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from mlml.data.dataset import PreparedData, Split
 from mlml.seeds import derive
 
+OF_IMAGES = ("images", "labels", "captions", "masks")
+"""Parts of a split that hold one entry for each image."""
+
 
 class Reduced(PreparedData):
     """Prepared data of which only some train images are used; the spec, and so mean and std, stay those of the whole.
@@ -37,7 +40,9 @@ def picked(split: Split, places: NDArray[np.int64]) -> Split:
     def pick(part: Any) -> Any:
         return [part[place] for place in places] if isinstance(part, list) else part[places]
 
-    return split._replace(**{key: pick(part) for key, part in split._asdict().items() if part is not None})
+    return split._replace(
+        **{key: pick(part) for key, part in split._asdict().items() if key in OF_IMAGES and part is not None}
+    )
 
 
 def nested(data: PreparedData, fraction: float, seed: int) -> NDArray[np.int64]:

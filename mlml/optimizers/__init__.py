@@ -27,6 +27,9 @@ FUSED_DEVICES = {
 }
 """Optimizers of torch that have one kernel for the whole update, and the devices where they have it."""
 
+FUSED_CUT = {"adam", "adamw"}
+"""Those whose kernel takes parameters that are cut among processes."""
+
 NAMES = {"learning_rate": "lr", "epsilon": "eps", "decay": "alpha"}
 """Our names of arguments, and torch's where they differ."""
 
@@ -36,6 +39,7 @@ def build(
     parameters: Iterable[nn.Parameter],
     decay_norm_and_bias: bool,
     rate_factors: Mapping[nn.Parameter, float] | None = None,
+    cut: bool = False,
 ) -> Optimizer:
     """Construct the declared optimizer over `parameters`, which must lie on their device already.
 
@@ -51,6 +55,7 @@ def build(
         parameters: what it updates.
         decay_norm_and_bias: treat scales and biases as weights.
         rate_factors: > 0, of the learning rate, of parameters that do not have the declared one.
+        cut: whether the parameters are those of `mlml.sharding`.
 
     Raises:
         ValueError: no parameters.
@@ -69,7 +74,7 @@ def build(
         groups.append({"params": [parameter for parameter in alike if parameter.ndim > 1], **own})
         groups.append({"params": [parameter for parameter in alike if parameter.ndim <= 1], **own, **vectors})
     arguments = _arguments(config)
-    if config.name in FUSED_DEVICES:
+    if config.name in (FUSED_CUT if cut else FUSED_DEVICES):
         devices = FUSED_DEVICES[config.name]
         arguments["fused"] = all(p.device.type in devices and p.is_floating_point() for p in owned)
     return OPTIMIZERS[config.name]([group for group in groups if group["params"]], **arguments)
