@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
@@ -31,17 +32,21 @@ class Drawn(NamedTuple):
 
 
 class ConditionalGenerator(nn.Module):
-    """A decoder of a latent vector beside an embedding of the class: Mirza & Osindero 2014, Fig. 1."""
+    """A decoder of a latent vector beside the one-hot code of the class: Mirza & Osindero 2014, Fig. 1.
+
+    A learnt embedding in the place of the code, with torch's initial weights, is as long as the latent vector itself,
+    which the generator then learns to ignore.
+    """
 
     def __init__(self, config: "ConditionalGAN.Config", spec: DataSpec) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(len(spec.classes), config.label_dim)
-        latent_dim, size = config.latent_dim + config.label_dim, (spec.height, spec.width)
+        self.num_classes, size = len(spec.classes), (spec.height, spec.width)
+        latent_dim = config.latent_dim + self.num_classes
         self.decoder = Decoder(latent_dim, spec.channels, *size, config.generator_width)
 
     def forward(self, latents: Float[Tensor, "b d"], labels: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """Logits of pixels."""
-        logits: Tensor = self.decoder(torch.cat([latents, self.embedding(labels)], 1))
+        logits: Tensor = self.decoder(torch.cat([latents, F.one_hot(labels, self.num_classes).to(latents)], 1))
         return logits
 
 
@@ -65,18 +70,17 @@ class ProjectionDiscriminator(nn.Module):
 
 
 class ConcatenationDiscriminator(nn.Module):
-    """The same, of an image with one more channel: an embedding of the class, as in Mirza & Osindero 2014, Fig. 1."""
+    """The same, of an image with the one-hot code of its class at every pixel: Mirza & Osindero 2014, Fig. 1."""
 
     def __init__(self, config: "ConditionalGAN.Config", spec: DataSpec, norm: PlainNorm) -> None:
         super().__init__()
-        size = (spec.height, spec.width)
-        self.judge = ConvDiscriminator(spec.channels + 1, *size, config.discriminator_width, norm)
-        self.embedding = nn.Embedding(len(spec.classes), spec.height * spec.width)
+        self.num_classes, size = len(spec.classes), (spec.height, spec.width)
+        self.judge = ConvDiscriminator(spec.channels + self.num_classes, *size, config.discriminator_width, norm)
 
     def forward(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Logits of being real images of their classes."""
-        plane = self.embedding(labels).view(len(images), 1, *images.shape[2:])
-        logits: Tensor = self.judge(torch.cat([images, plane.to(images.dtype)], 1))
+        code = F.one_hot(labels, self.num_classes).to(images)[..., None, None]  # (b, k, 1, 1)
+        logits: Tensor = self.judge(torch.cat([images, code.expand(-1, -1, *images.shape[2:])], 1))
         return logits
 
 
@@ -97,14 +101,12 @@ class ConditionalGAN(Method):
         Attributes:
             conditioning: of the discriminator; "projection" is that of Miyato & Koyama 2018, arXiv:1802.05637, with
                 which images are better than with "concatenation", the original.
-            label_dim: of the generator's embedding of a class.
         """
 
         train: TrainConfig
         latent_dim: PositiveInt = 100
         prior: Literal["uniform", "normal"] = "uniform"
         conditioning: Literal["projection", "concatenation"] = "projection"
-        label_dim: PositiveInt = 50
         loss: Literal["minimax", "non_saturating", "hinge"] = "non_saturating"
         spectral_norm: bool = False
         r1_gamma: NonNegativeFloat = 0.0
@@ -131,10 +133,8 @@ class ConditionalGAN(Method):
         kind = ProjectionDiscriminator if config.conditioning == "projection" else ConcatenationDiscriminator
         self.generator = ConditionalGenerator(config, spec)
         self.discriminator = kind(config, spec, PlainNorm(name=norm))
-        for network in (self.generator.decoder, self.discriminator.judge):
-            adversarial.initialise_as_dcgan(network)
-        if config.conditioning == "projection":  # it stands beside the last linear map; other embeddings are inputs
-            adversarial.initialise_as_dcgan(self.discriminator.embedding)
+        for player in (self.generator, self.discriminator):
+            adversarial.initialise_as_dcgan(player)
         if config.spectral_norm:
             normalise_spectrally(self.discriminator)
         self.phases = ("discriminator",) * config.discriminator_steps + ("generator",)

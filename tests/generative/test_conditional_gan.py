@@ -11,7 +11,6 @@ from mlml.train import fit
 CPU = torch.device("cpu")
 CONFIG = {
     "latent_dim": 4,
-    "label_dim": 3,
     "generator_width": 8,
     "discriminator_width": 8,
     "train": {"steps": 1, "batch_size": 6},
@@ -72,6 +71,15 @@ def test_samples_are_of_the_classes_in_turn():
 def test_data_without_labels_is_refused():
     with pytest.raises(ValueError, match="conditional_gan: draws images of classes, but 'made' has no labels"):
         build(make_spec())
+
+
+def test_the_class_is_short_beside_the_latent_vector():
+    """Or the generator learns to make one image of each class: images of one class must differ from the beginning."""
+    method = build(latent_dim=100).eval()
+    images = method.sample_classes(torch.arange(40) % 4, torch.Generator().manual_seed(0)).flatten(1)
+    of_class = images.view(10, 4, -1)
+    within, between = of_class.var(0).sum(1).mean(), of_class.mean(0).var(0).sum()
+    assert within > between
 
 
 def test_it_learns_what_a_class_looks_like(blob_data, tmp_path):

@@ -38,7 +38,7 @@ def test_the_critic_s_loss_is_that_of_algorithm_1(norm):
         gradient = torch.autograd.grad(method.critic(x_hat).sum(), x_hat)[0]
         total += method.critic(x_tilde) - method.critic(x[None]) + 10 * (gradient.norm() - 1) ** 2
     output = method(batch, "critic")
-    assert float(output.loss.detach()) == pytest.approx(float(total) / 5, rel=1e-4)
+    assert float(output.loss.detach()) == pytest.approx(float(total.detach()) / 5, rel=1e-4)
     expected = 10 * output.metrics["penalty"] - output.metrics["margin"]
     torch.testing.assert_close(output.loss, expected)
 
