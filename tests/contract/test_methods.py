@@ -77,6 +77,7 @@ def entry(family: str, name: str, **train) -> dict:
         given["sampler"] = {"name": "ddim", "steps": 5}
     # the papers' networks of players are for larger images
     given |= dict.fromkeys(("generator_width", "discriminator_width", "critic_width"), 4)
+    given["critic_steps"] = 2
     given["norm_groups"] = (
         2  # of a batch of 16: the norm of two values tells but their order, which a rounding can turn
     )
@@ -201,8 +202,10 @@ class TestTrainedMethod:
 
     @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
     def test_half_the_digits_stay_near_float32(self, family, name, precision, blob_data, tmp_path):
+        # at a learning rate at which a rounding does not grow step by step into another solution
+        numbers = {"optimizer": {"name": "adamw", "learning_rate": 0.001}}
         losses = [
-            train(family, name, blob_data, tmp_path / kind, precision=kind)[1].metrics["validation/loss"]
+            train(family, name, blob_data, tmp_path / kind, precision=kind, **numbers)[1].metrics["validation/loss"]
             for kind in ("float32", precision)
         ]
         assert losses[0] != losses[1]
@@ -382,13 +385,13 @@ class TestRanks:
             moved = (value - untrained[key]).double().norm()
             # the floor is for rounding, where a norm takes away all that a bias before it could add
             assert (value - ranks[0]["weights"][key]).double().norm() <= max(1e-3 * moved, 1e-6), key
-        allowed = 1e-3 if name in PLAYED else 1e-4
+        allowed, allowed_of_batch = (1e-3, 1e-2) if name in PLAYED else (1e-4, 1e-3)
         assert ranks[0]["metrics"] == ranks[1]["metrics"] == pytest.approx(fitted.metrics, rel=allowed)
         logged = [read_points(file) for file in (tmp_path, ranked / name / "whole")]
         assert [point[:2] for point in logged[0]] == [point[:2] for point in logged[1]]
         for one, two in zip(*logged, strict=True):
             if not one[0].endswith(("/activation_norm", "/dead", "/saturated")):  # of each rank's part of the batch
-                assert one[2] == pytest.approx(two[2], rel=1e-3, abs=1e-6), one
+                assert one[2] == pytest.approx(two[2], rel=allowed_of_batch, abs=1e-6), one
 
     def test_two_ranks_that_stopped_end_as_if_they_had_not(self, family, name, ranked):
         for rank in range(2):

@@ -50,7 +50,26 @@ def test_spectrally_normalised_weights_have_a_largest_singular_value_of_1():
     network.eval()
     weights = [network[0].layers[0].weight, network[0].layers[2].weight, network[0].to_logit.weight, network[1].weight]
     for weight in weights:
-        assert float(torch.linalg.svdvals(weight.flatten(1))[0]) == pytest.approx(1, abs=1e-4)
+        assert float(torch.linalg.svdvals(weight.detach().flatten(1))[0]) == pytest.approx(1, abs=1e-4)
     assert not torch.equal(network[0](images), plain)
     assert torch.equal(network[0](images), network[0](images))
     assert sum(name.endswith((".u", ".v")) for name in network.state_dict()) == 2 * len(weights)
+
+
+def test_spectral_norm_is_torchs_use_after_use():
+    torch.manual_seed(0)
+    ours, theirs = torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)
+    theirs.load_state_dict(ours.state_dict())
+    normalise_spectrally(ours)
+    torch.nn.utils.parametrizations.spectral_norm(theirs)
+    vectors = ours.parametrizations.weight[0]
+    for name in "uv":  # theirs begin where ours do
+        getattr(theirs.parametrizations.weight[0], f"_{name}").copy_(getattr(vectors, name))
+    x = torch.randn(3, 6)
+    for training in (True, True, False, False, True):
+        before = vectors.u.clone()
+        torch.testing.assert_close(ours.train(training)(x), theirs.train(training)(x))
+        assert torch.equal(vectors.u, before) is not training
+    gradients = [torch.autograd.grad(layer(x).square().sum(), layer.parameters()) for layer in (ours, theirs)]
+    for one, other in zip(*(sorted(found, key=lambda gradient: gradient.ndim) for found in gradients), strict=True):
+        torch.testing.assert_close(one, other)

@@ -62,7 +62,8 @@ def test_checkpoints_are_gone(project):
 
 def test_pictures_and_curves(project):
     figures = {path.name for path in (project.folder / "reports/figures/vae").iterdir()}
-    assert figures == {"seed_0_samples.png", "seed_0_reconstructions.png", "seed_0_interpolation.png"}
+    drawn = ("samples", "reconstructions", "interpolation", "latents", "nearest", "traversals")
+    assert figures == {f"seed_0_{name}.png" for name in drawn}
     figures = {path.name for path in (project.folder / "reports/figures/classifier").iterdir()}
     assert figures == {"seed_0_confusion.png", "seed_0_mistakes.png"}  # after 12 steps there are mistakes
     rows = list(csv.DictReader((project.folder / "reports/curves/simclr.csv").open()))

@@ -106,7 +106,7 @@ def test_of_equal_ways_the_first_is_taken():
 
 def test_a_comparison_knows_that_it_measures_test_alone():
     entry = {"method": "fewshot", "dataset": "d", "encoder": "e"}
-    assert measured(resolve("probe", "f", entry)) == ["test/accuracy", "test/neighbour_accuracy"]
+    assert measured(resolve("probe", "f", entry), {}) == ["test/accuracy", "test/neighbour_accuracy"]
 
 
 def test_refusals():
