@@ -13,7 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
-from mlml import precision
+from mlml import heap, precision
 
 _alone = False
 """Whether this rank works for itself at the moment."""
@@ -49,7 +49,9 @@ def start() -> torch.device:
     """Join the process group that torchrun describes, if it does, and return this process's device."""
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    if device.type == "cuda":
+    if device.type == "cpu":
+        heap.keep_freed()
+    else:
         if local_rank >= torch.cuda.device_count():
             raise ValueError(
                 f"train.processes: must be at most the number of GPUs of this machine, {torch.cuda.device_count()}; "
