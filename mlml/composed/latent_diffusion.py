@@ -55,17 +55,19 @@ class LatentDiffusion(Composed):
     base_needs = ("infer", "decode")
 
     class Config(ComposedConfig):
-        """Numbers of the process; the defaults are those of `ddpm`, but for the schedule.
+        """Numbers of the process; the defaults are those of `ddpm`, but for the prediction.
 
         Attributes:
-            prediction: what the network tells: noise, latent, or velocity.
+            prediction: what the network tells: velocity, latent, or noise, which is the paper's. An estimate of a
+                latent has no range to be kept in, and one from the noise has its error over the signal: where a
+                schedule leaves hardly any, as both do in the end, samples go astray.
         """
 
         train: TrainConfig
         denoiser: VectorDenoiserConfig = VectorDenoiserConfig()
         noise_schedule: Literal["linear", "cosine"] = "linear"
         timesteps: Annotated[int, Field(ge=2)] = 1000
-        prediction: Literal["epsilon", "x0", "v"] = "epsilon"
+        prediction: Literal["epsilon", "x0", "v"] = "v"
         sampler: SamplerConfig = AncestralSampler(name="ddpm")
 
         @model_validator(mode="after")
