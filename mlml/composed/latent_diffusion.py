@@ -145,8 +145,8 @@ class LatentDiffusion(Composed):
         self, first: Float[Tensor, "b c h w"], last: Float[Tensor, "b c h w"], steps: int
     ) -> Float[Tensor, "b s c h w"]:
         """Decoded points of the great circle between two images' standardised latents, both ends included."""
-        ends = (self.standardised(self._autoencoder().infer(images)[0]) for images in (first, last))
-        return torch.unflatten(self.decode(great_circle(*ends, steps).flatten(0, 1)), 0, (len(first), steps))
+        z0, z1 = (self.standardised(self._autoencoder().infer(images)[0]) for images in (first, last))
+        return torch.unflatten(self.decode(great_circle(z0, z1, steps).flatten(0, 1)), 0, (len(first), steps))
 
     def _autoencoder(self) -> Infers:
         """The base."""
