@@ -58,8 +58,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         shift, scale, gate = self.modulate(embedding).chunk(3, dim=1)
-        inner: Tensor = self.perceptron((1 + scale) * self.norm(x) + shift)
-        return x + gate * inner
+        moved: Tensor = x + gate * self.perceptron((1 + scale) * self.norm(x) + shift)
+        return moved
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:
