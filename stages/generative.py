@@ -1,5 +1,7 @@
 """Train a generative experiment and draw from it: `python -m stages.generative NAME`."""
 
+from pathlib import Path
+
 from stages._run import Stage, run_stage
 
 NUM_IMAGES = 64
@@ -14,7 +16,7 @@ def work(stage: Stage) -> None:
     """Train every seed; measure loss and likelihood on test, and draw what the method's protocols allow."""
     import torch
 
-    from mlml import figures, figures_diffusion, figures_generative
+    from mlml import figures, figures_diffusion, figures_generative, snapshots
     from mlml.data.batches import split_batches
     from mlml.data.dataset import PreparedData
     from mlml.method import (
@@ -76,7 +78,11 @@ def work(stage: Stage) -> None:
             measured["log_likelihood"] = float(method.log_likelihood(images, LIKELIHOOD_SAMPLES, draws).mean())
         return {f"test/{name}": value for name, value in measured.items()}
 
-    train_experiment(stage, assess)
+    def look_back(seed: int, run_folder: Path) -> None:
+        if (taken := snapshots.read(run_folder)) is not None:
+            figures_generative.write_snapshots(*taken, folder, f"seed_{seed}")
+
+    train_experiment(stage, assess, look_back)
     stage.run.log_artifact(folder)
 
 
