@@ -73,7 +73,8 @@ def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         }
         for column, cell in zip(columns, (_first(rows, place) for place in range(len(columns))), strict=True)
     ]
-    said = [f"{result.name}: {verdict.sentence}" for result in results for verdict in alarms.of_samples(*_means(result))]
+    ills = [(result.name, verdict.sentence) for result in results for verdict in alarms.of_samples(*_means(result))]
+    said = [f"{name}: {sentence}" for name, sentence in ills]
     return {"columns": headings, "rows": rows, "floor": floor if any(floor) else [], "said": said}
 
 
