@@ -9,11 +9,10 @@ COLUMNS = 8
 INTERPOLATIONS = 8
 INTERPOLATION_STEPS = 10
 NUM_MAPPED = 512
-LIKELIHOOD_IMAGES, LIKELIHOOD_SAMPLES = 128, 200
 
 
 def work(stage: Stage) -> None:
-    """Train every seed; measure loss and likelihood on test, and draw what the method's protocols allow."""
+    """Train every seed; measure its losses on test, and draw what the method's protocols allow."""
     import torch
 
     from mlml import figures, figures_diffusion, figures_generative, snapshots
@@ -24,7 +23,6 @@ def work(stage: Stage) -> None:
         Edits,
         Guides,
         Infers,
-        Likelihood,
         Method,
         Reconstructs,
         Samples,
@@ -72,11 +70,7 @@ def work(stage: Stage) -> None:
         if isinstance(method, Edits):
             path = folder / f"seed_{seed}_edits.png"
             figures_diffusion.write_edits(method, test, data.split("test").captions or [], seed, path)
-        measured = evaluate(method, test, seed)
-        if isinstance(method, Likelihood):
-            images, draws = test.at(test.sample(LIKELIHOOD_IMAGES)).images, generator(device, seed, "likelihood")
-            measured["log_likelihood"] = float(method.log_likelihood(images, LIKELIHOOD_SAMPLES, draws).mean())
-        return {f"test/{name}": value for name, value in measured.items()}
+        return {f"test/{name}": value for name, value in evaluate(method, test, seed).items()}
 
     def look_back(seed: int, run_folder: Path) -> None:
         if (taken := snapshots.read(run_folder)) is not None:
