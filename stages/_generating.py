@@ -3,9 +3,11 @@
 reports/figures/<name>/seed_<s>_*    samples, reconstructions and what else the method's protocols allow
 """
 
+from pathlib import Path
+
 import torch
 
-from mlml import figures, figures_diffusion, figures_generative
+from mlml import figures, figures_diffusion, figures_generative, snapshots
 from mlml.data.batches import split_batches
 from mlml.data.dataset import PreparedData
 from mlml.method import (
@@ -13,7 +15,6 @@ from mlml.method import (
     Edits,
     Guides,
     Infers,
-    Likelihood,
     Method,
     Reconstructs,
     Samples,
@@ -30,11 +31,10 @@ COLUMNS = 8
 INTERPOLATIONS = 8
 INTERPOLATION_STEPS = 10
 NUM_MAPPED = 512
-LIKELIHOOD_IMAGES, LIKELIHOOD_SAMPLES = 128, 200
 
 
 def generate(stage: Stage) -> None:
-    """Train every seed; measure loss and likelihood on test, and draw what the method's protocols allow."""
+    """Train every seed; measure its losses on test, and draw what the method's protocols allow."""
     folder = fresh_folder(FIGURES / stage.name)
 
     @torch.no_grad()
@@ -72,11 +72,11 @@ def generate(stage: Stage) -> None:
         if isinstance(method, Edits):
             path = folder / f"seed_{seed}_edits.png"
             figures_diffusion.write_edits(method, test, data.split("test").captions or [], seed, path)
-        measured = evaluate(method, test, seed)
-        if isinstance(method, Likelihood):
-            images, draws = test.at(test.sample(LIKELIHOOD_IMAGES)).images, generator(device, seed, "likelihood")
-            measured["log_likelihood"] = float(method.log_likelihood(images, LIKELIHOOD_SAMPLES, draws).mean())
-        return {f"test/{name}": value for name, value in measured.items()}
+        return {f"test/{name}": value for name, value in evaluate(method, test, seed).items()}
 
-    train_experiment(stage, assess)
+    def look_back(seed: int, run_folder: Path) -> None:
+        if (taken := snapshots.read(run_folder)) is not None:
+            figures_generative.write_snapshots(*taken, folder, f"seed_{seed}")
+
+    train_experiment(stage, assess, look_back)
     stage.run.log_artifact(folder)

@@ -4,6 +4,7 @@ Notation: z (b, d) is a draw of the base's posterior of an image, `mu` and `log_
 x_0 is z standardised; the rest is that of `mlml.diffusion.process`.
 """
 
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal, NamedTuple, Self, cast
 
 import torch
@@ -125,6 +126,10 @@ class LatentDiffusion(Composed):
         """Draw latents by the declared sampler, and decode them to images in [0, 1]."""
         denoise = self.process.denoise(self.denoiser)
         return self.decode(self.process.sample_x0(denoise, (num_samples, self.latent_dim), generator))
+
+    def in_steps(self, steps: int) -> AbstractContextManager[None]:
+        """Within the block, draw in so many steps."""
+        return self.process.in_steps(steps)
 
     @torch.no_grad()
     def film(
