@@ -33,9 +33,8 @@ _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
     *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
-_FAMILIES = (
-    *("supervised", "pretext", "generative", "composed", "evaluation", "search", "study", "illustration", "probe"),
-)
+_TRAINED = ("supervised", "pretext", "generative", "composed")
+_FAMILIES = (*_TRAINED, "evaluation", "search", "study", "illustration", "probe")
 _GENERATED = ("generative", "composed")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
 _SEEING = ("pretext", "probe")  # families whose pictures are of images as an encoder sees them

@@ -41,7 +41,7 @@ class LatentDiffusion(Composed):
     """A denoiser learns the distribution of a trained autoencoder's latents, whose decoder makes images of new ones.
 
     Eq. 2 of the paper, on draws of the posterior. There the latents are grids and the denoiser a U-Net; ours are
-    vectors, and the denoiser a residual perceptron. Section G of the paper divides the latents by their standard
+    vectors, and the denoiser a residual perceptron. Appendix G of the paper divides the latents by their standard
     deviation, that of the first batch; here each component has its own mean and deviation, those of all train batches
     so far, of which the first few already tell nearly all.
 
@@ -162,7 +162,7 @@ class LatentDiffusion(Composed):
         return torch.where(self.variance > 0, self.variance, torch.ones_like(self.variance)).sqrt()
 
     def _see(self, mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> None:
-        """Merge mean and variance of z over the batch of all ranks into those before it (Chan et al. 1979, Eq. 2.1).
+        """Merge mean and variance of z over the batch of all ranks into those before it (Chan et al. 1979).
 
         The variance of z is that of the means and the mean of the variances; no draw is needed.
         """
