@@ -9,7 +9,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mlml.config import DenoiserConfig
 from mlml.diffusion import samplers
+from mlml.diffusion.denoiser import Denoiser
 from mlml.diffusion.noise import SCHEDULES, to_epsilon
 
 peer = pytest.importorskip("diffusers", reason="'make peers' installs it")
@@ -108,3 +110,19 @@ def test_dpm_solver(name, dtype):
     kind, numbers = peer.DPMSolverMultistepScheduler, {"final_sigmas_type": "zero", "lower_order_final": True}
     other = scheduler(kind, name, dtype=dtype, solver_order=2, **numbers, **SPACED)
     assert_same_path(mine, path(other, schedule, 20))
+
+
+@pytest.mark.parametrize("attention_resolutions", [(), (8,), (8, 4)])
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_the_denoiser_is_the_unet_weight_for_weight(num_blocks, attention_resolutions):
+    from benchmarks.unet import hand_over, peer_unet
+
+    torch.manual_seed(0)
+    numbers = {"num_blocks": num_blocks, "attention_resolutions": attention_resolutions}
+    config = DenoiserConfig(width=8, multipliers=(1, 2, 3), num_groups=4, dropout_prob=0.0, **numbers)
+    ours, theirs = Denoiser(config, 3, 3, (16, 16)).eval(), peer_unet(config, 3, 16).eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    hand_over(ours, theirs)
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 812])
+    torch.testing.assert_close(ours(x, t), theirs(x, t).sample, atol=1e-4, rtol=1e-4)
