@@ -148,8 +148,9 @@ def rates(
 ) -> dict[str, list[Rate]]:
     """Return the rates of each contestant, turn by turn.
 
-    A turn lasts `seconds` or a batch more, and four batches at least. Workers prepare up to four batches ahead: what they made while others ran
-    is thrown away before the clock starts, and the next contestant waits until they are idle again.
+    A turn lasts `seconds` or a batch more, and four batches at least. Workers prepare up to four batches ahead: what
+    they made while others ran is thrown away before the clock starts, and the next contestant waits until they are idle
+    again.
     """
     for contestant in contestants.values():  # compile, start workers
         for _ in range(3):
@@ -188,7 +189,7 @@ def ratios(turns: list[Rate], others: list[Rate]) -> list[Rate]:
 
 
 def table(title: str, found: dict[str, list[Rate]], prefix: str = "lightly") -> None:
-    """Print medians over the turns, and of the ratios to the best, in the same turn, whose names begin with `prefix`."""
+    """Print medians over the turns, and of the ratios to the best in the same turn whose names begin with `prefix`."""
     peers = best(found, prefix)
     print(f"\n{title:<36}{'images/s':>10}{'ratio':>8}{'(turns)':>16}{'per CPU s':>12}{'ratio':>8}")
     for name, turns in found.items():

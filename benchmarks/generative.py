@@ -264,7 +264,7 @@ def by_diffusers(method: Method, images: np.ndarray, short: bool) -> Iterator[Te
 
 @torch.no_grad()
 def compare_ddpm() -> None:
-    """Refuse to go on if the two networks do not predict the same of the same noise, with weights that are all drawn."""
+    """Refuse to go on if the two networks do not predict the same of the same noise, with all weights drawn."""
     denoiser, theirs = build_ddpm().denoiser, peer_unet(UNET, 3, 32)
     for parameter in denoiser.parameters():
         nn.init.normal_(parameter, std=0.05)
