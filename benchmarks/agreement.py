@@ -1,12 +1,19 @@
-"""Whether two trainings that draw their own noise learn alike."""
+"""Whether two trainings that draw their own noise learn alike.
+
+Losses of single steps are compared over windows of steps, by Student's t of their differences. Of two trainings that
+do learn alike one in a hundred is to be called different, whatever the number of windows (Bonferroni); the bound is 2.8
+standard errors for one window of 27 steps, and 3.4 for each of five. That weights drift apart is not in it: two runs
+that compute the same may well lie as far from each other as the bound.
+"""
 
 from typing import NamedTuple
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
-ERRORS = 3.0
-"""Standard errors within which a mean difference counts as none."""
+LEVEL = 0.01
+"""Share of pairs that learn alike and are called different."""
 LEAST_WINDOW = 10
 """Steps of a window at least: of fewer the standard error is not known well enough."""
 
@@ -18,16 +25,20 @@ class Curve(NamedTuple):
         means: of the losses.
         differences: means of the differences step by step, which the trend does not widen.
         errors: standard errors of those means.
+        bound: standard errors that no window's difference may exceed.
+        length: steps of a window.
     """
 
     means: list[float]
     differences: list[float]
     errors: list[float]
+    bound: float
+    length: int
 
     @property
     def agrees(self) -> bool:
-        """Whether no window's difference exceeds `ERRORS` standard errors."""
-        return all(abs(d) <= ERRORS * e for d, e in zip(self.differences, self.errors, strict=True))
+        """Whether every window's difference lies within the bound."""
+        return all(abs(d) <= self.bound * e for d, e in zip(self.differences, self.errors, strict=True))
 
 
 def compare(losses: Tensor, others: Tensor, most_windows: int = 5) -> Curve:
@@ -44,13 +55,15 @@ def compare(losses: Tensor, others: Tensor, most_windows: int = 5) -> Curve:
     own, other = (row[: windows * length].double().view(windows, length) for row in (losses, others))
     between = own - other  # (windows, length)
     errors = between.std(1) / length**0.5
-    return Curve(own.mean(1).tolist(), between.mean(1).tolist(), errors.tolist())
+    bound = float(student.isf(LEVEL / 2 / windows, length - 1))
+    return Curve(own.mean(1).tolist(), between.mean(1).tolist(), errors.tolist(), bound, length)
 
 
 def show(losses: dict[str, list[Tensor]], reference: str) -> None:
-    """Print each training's losses beside the reference's, and whether they agree."""
+    """Print each training's losses beside the reference's, whether they agree, and the bound for that."""
     rows = {name: torch.stack(row) for name, row in losses.items()}
-    print(f"  losses, and in brackets how far from those of '{reference}', in standard errors of the difference:")
+    length = min(compare(row, rows[reference]).length for row in rows.values())
+    print(f"  losses of {length} steps each, and how far they are from '{reference}' in standard errors:")
     for name, row in rows.items():
         curve = compare(row, rows[reference])
         if name == reference:
@@ -58,4 +71,4 @@ def show(losses: dict[str, list[Tensor]], reference: str) -> None:
             continue
         far = [d / e if e > 0 else 0.0 for d, e in zip(curve.differences, curve.errors, strict=True)]
         shown = "".join(f"{mean:>10.4f} ({z:>+5.1f})" for mean, z in zip(curve.means, far, strict=True))
-        print(f"    {name:<32}{shown}  {'agrees' if curve.agrees else 'DIFFERS'}")
+        print(f"    {name:<32}{shown}  {'agrees' if curve.agrees else 'DIFFERS'} ({curve.bound:.1f})")

@@ -14,7 +14,7 @@ is the script's `--mixed_precision bf16`, and `train.precision` of ours. Compili
 
 Both sides begin with the same weights, and before anything is timed their predictions or losses of the same batch are
 compared. Each draws its own order, mirroring, noise and timesteps, so that losses are compared over windows of steps:
-the mean difference must be within three of its standard errors (`benchmarks.agreement`).
+the mean difference must lie within about 3.4 of its standard errors (`benchmarks.agreement`).
 
 In `fit` besides: seeds by the step, the schedule, the log and its points on disk. Out: start-up, evaluation,
 checkpoints and diagnostics of layers. The process keeps freed memory, as every stage of ours does (`mlml.heap`); the

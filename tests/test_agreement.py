@@ -32,3 +32,12 @@ def test_means_and_errors_are_those_of_the_windows():
 def test_few_steps_are_refused():
     with pytest.raises(ValueError, match="at least 10 steps; got 9"):
         agreement.compare(torch.zeros(9), torch.zeros(20))
+
+
+def test_the_bound_holds_for_all_windows_together():
+    generator = torch.Generator().manual_seed(0)
+    called = sum(not agreement.compare(*torch.randn(2, 60, generator=generator)).agrees for _ in range(1000))
+    assert 1 <= called <= 30  # 10 on average
+    assert agreement.compare(*torch.randn(2, 27, generator=generator), most_windows=1).bound == pytest.approx(
+        2.78, abs=0.01
+    )
