@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mlml.config import DenoiserConfig
+from mlml.layers.deconvolution import UpsampleConv2d
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 
@@ -99,7 +100,7 @@ class Denoiser(nn.Module):
                 width = widths[grid]
             self.up.append(blocks)
             if grid:
-                self.enlarge.append(nn.Conv2d(width, width, 3, padding=1))
+                self.enlarge.append(UpsampleConv2d(width, width))
         self.last = nn.Sequential(_norm(config, width), nn.SiLU(), _zero(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(
@@ -130,7 +131,7 @@ class Denoiser(nn.Module):
                 grid = block(torch.cat([grid, skipped.pop()], 1), embedding, tokens)
             if number < len(self.enlarge):
                 height, width = self.sizes[-2 - number]
-                grid = self.enlarge[number](F.interpolate(grid, scale_factor=2.0)[..., :height, :width])
+                grid = self.enlarge[number](grid)[..., :height, :width]
         prediction: Tensor = self.last(grid)
         return prediction
 
