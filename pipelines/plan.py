@@ -25,6 +25,7 @@ from pipelines.reasons import (
     parameter_changes,
 )
 from pipelines.slots import Slots
+from stages import _lineage
 from stages.check import CHECKED
 
 Action = Literal["run", "may run", "restore", "unchanged"]
@@ -184,7 +185,7 @@ class _Planner:
     def _hash(self, dependency: Any) -> Any:
         path = dependency.fs_path
         if path not in self._hashes:
-            self._hashes[path] = dependency.get_hash() if dependency.exists else None
+            self._hashes[path] = _lineage.hash_of(dependency) if dependency.exists else None
         return self._hashes[path]
 
     def _reasons(self, stage: Any, inputs: Mapping[str, Any]) -> Iterator[Reason]:
@@ -250,7 +251,7 @@ class _Planner:
         future.deps = [copy.copy(dependency) for dependency in stage.deps]
         for dependency in future.deps:
             known = inputs.get(dependency.fs_path) if not _is_parameters(dependency) else None
-            dependency.hash_info = known or dependency.get_hash()
+            dependency.hash_info = known or _lineage.hash_of(dependency)
             dependency.meta = Meta()  # that of dvc.lock holds the md5 of the last run, too, and it would win
         key = _get_cache_hash(to_single_stage_lockfile(future), key=True)
         folder = self.graph.repo.stage_cache._get_cache_dir(key)

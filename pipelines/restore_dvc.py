@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stages import _lineage
+
 VARIABLE = "MLML_REPORTED"
 """Environment variable with the path of a JSON file: {"stage": address, "entry": of the stage in dvc.lock}."""
 
@@ -39,7 +41,7 @@ def forget_other_result(stage: str, entry: dict[str, Any]) -> None:
         [found] = repo.stage.collect(stage)
         here = {dependency.def_path: dependency for dependency in found.deps}
         read = {one["path"]: one.get("md5") for one in entry.get("deps", [])}
-        if not all(path in here and here[path].get_hash().value == md5 for path, md5 in read.items()):
+        if not all(path in here and _lineage.hash_of(here[path]).value == md5 for path, md5 in read.items()):
             return  # DVC is about to refuse it
         made = {one["path"]: one.get("md5") for one in entry.get("outs", [])}
         if any(made.get(out.def_path) != out.hash_info.value for out in found.outs):

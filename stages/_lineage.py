@@ -81,6 +81,16 @@ def _repository() -> Any:
     return Repo()
 
 
+def hash_of(file: Any) -> Any:
+    """Return the hash of a dependency or an output as DVC will put it into dvc.lock.
+
+    For a file that dvc.lock does not know of a stage that it knows, DVC takes the hash of its second version until the
+    stage has run.
+    """
+    file.update_legacy_hash_name()
+    return file.get_hash()
+
+
 def _read(name: str, stage: Any) -> Lineage:
     from dvc.dependency.param import ParamsDependency
 
@@ -90,7 +100,7 @@ def _read(name: str, stage: Any) -> Lineage:
         if isinstance(dependency, ParamsDependency):
             parameters.update(dependency.read_params())
         else:
-            dependencies[dependency.def_path] = dependency.get_hash().value
+            dependencies[dependency.def_path] = hash_of(dependency).value
     return Lineage(name, stage.cmd, dependencies, parameters, tuple(out.def_path for out in stage.outs))
 
 
@@ -106,7 +116,7 @@ def hashes(stage: str) -> dict[str, str]:
         with _repository() as repo:
             [found] = repo.stage.collect(stage)
             inputs = {f"dvc.dep.{path}": md5 for path, md5 in _read(stage, found).dependencies.items()}
-            return inputs | {f"dvc.out.{out.def_path}": out.get_hash().value for out in found.outs if out.exists}
+            return inputs | {f"dvc.out.{out.def_path}": hash_of(out).value for out in found.outs if out.exists}
 
     return patiently(read)
 

@@ -14,6 +14,7 @@ from pipelines.provenance.digests import Commit, digest
 from pipelines.provenance.making import Making, WhyError, covers, makers
 from pipelines.provenance.question import Question
 from pipelines.provenance.runs import Run, Runs
+from stages import _lineage
 from stages._diff import NOT_KEPT
 
 RAW, REPORTS = "data", "reports"
@@ -108,7 +109,7 @@ class Workspace:
             known: Any = self._known.get(path)
             # DVC remembers the md5s of large files
             declared = known is not None and known.exists
-            self._md5s[path] = known.get_hash().value if declared else digest(self.folder / path)
+            self._md5s[path] = _lineage.hash_of(known).value if declared else digest(self.folder / path)
         return self._md5s[path]
 
     @cached_property
