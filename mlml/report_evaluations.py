@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlml import alarms
 
@@ -23,14 +23,42 @@ def tables(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         results: of evaluations.
         number: makes of a metric and a result what the template shows.
     """
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.dataset, result.method, *_seen_by(result)), []).append(result)
     return [
-        {"dataset": dataset, "method": method.replace("_", " "), "extractor": label, "count": count}
-        | _table(members, number)
-        for (dataset, method, label, count), members in groups.items()
+        {
+            "dataset": group.dataset,
+            "method": group.method.replace("_", " "),
+            "extractor": group.extractor,
+            "count": group.num_images,
+        }
+        | _table(group.results, number)
+        for group in groups(results)
     ]
+
+
+class Group(NamedTuple):
+    """Evaluations whose numbers compare: of one data set, method, extractor and number of images of each kind."""
+
+    dataset: str
+    method: str
+    extractor: str
+    num_images: str
+    results: list["Result"]
+
+
+def groups(results: Sequence["Result"]) -> list[Group]:
+    """Sort evaluations into those that compare, in their order."""
+    found: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        found.setdefault((result.dataset, result.method, *_seen_by(result)), []).append(result)
+    return [Group(dataset, method, label, count, members) for (dataset, method, label, count), members in found.items()]
+
+
+def measures(results: Sequence["Result"]) -> list[str]:
+    """Names of what was measured on test, without the full names that tell extractor and count."""
+    plain = [
+        name for result in results for name in result.metrics if name.startswith(_TEST) and not _FULL.fullmatch(name)
+    ]
+    return [name.removeprefix(_TEST) for name in dict.fromkeys(plain)]
 
 
 def _seen_by(result: "Result") -> tuple[str, str]:
@@ -43,10 +71,7 @@ def _seen_by(result: "Result") -> tuple[str, str]:
 
 
 def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mapping[str, Any]]) -> dict[str, Any]:
-    plain = [
-        name for result in results for name in result.metrics if name.startswith(_TEST) and not _FULL.fullmatch(name)
-    ]
-    columns = [name.removeprefix(_TEST) for name in dict.fromkeys(plain)]
+    columns = measures(results)
     best = {column: _best(results, column) for column in columns}
     rows = [
         {

@@ -1,19 +1,24 @@
-"""The leaderboard as a Markdown table, with what each encoder cost: for pages that are not the report.
+"""Leaderboard and evaluations as Markdown tables, with what each model cost: for pages that are not the report.
 
 The report's bytes are in dvc.lock, so no time and no size of memory may stand in it; they stand here.
 """
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pandas as pd
 
+from mlml import report_evaluations
+from mlml.config import is_share
 from mlml.report import SCORE, Result, leaderboard
 from mlml.statistics import Difference, by_seed, difference
 
 _MEBIBYTE = 2**20
 _DASH = "–"
+_NOT_SHOWN = ("inception_score", "density", "class_distance")
+"""Measures that the report has, and for which a page is too narrow."""
 
 
 class Cost(NamedTuple):
@@ -28,8 +33,15 @@ class Cost(NamedTuple):
     peak_bytes: float
 
 
-def markdown(results: Sequence[Result], costs: Mapping[str, Mapping[int, Cost]]) -> str:
-    """Return one table for each data set: encoders by probes, wall seconds and peak memory beside the accuracies.
+def markdown(
+    results: Sequence[Result],
+    costs: Mapping[str, Mapping[int, Cost]],
+    sampling: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
+) -> str:
+    """Return one table for each data set of encoders by probes, and one for each kind of evaluation of generators.
+
+    Wall seconds and peak memory stand beside the accuracies, seconds of training and sampling beside the measures, and
+    the floor below them: what as many images of the train split have.
 
     A cell holds the mean over seeds of the accuracy on test in percent with its 95 % interval, and in brackets the gain
     over the random encoder of the same network with the interval of that. Below each table stands which encoders are
@@ -37,13 +49,68 @@ def markdown(results: Sequence[Result], costs: Mapping[str, Mapping[int, Cost]])
 
     Args:
         results: of all experiments.
-        costs: by the name of the encoder and seed; an encoder that trains nothing has none.
+        costs: by the name of the model and seed; one that trains nothing has none.
+        sampling: seconds that samples took, by the name of the evaluation and seed.
 
     Raises:
-        ValueError: as `mlml.report.leaderboard`.
+        ValueError: as `mlml.report.leaderboard`; or there is neither a probe nor an evaluation.
     """
-    frame = leaderboard(results)
-    return "\n\n".join(_table(str(name), board, results, costs) for name, board in frame.groupby("dataset"))
+    evaluations = [result for result in results if result.family == "evaluation"]
+    tables = [_evaluated(group, costs, sampling) for group in report_evaluations.groups(evaluations)]
+    if any(result.family == "probe" for result in results) or not tables:
+        frame = leaderboard(results)
+        boards = [_table(str(name), board, results, costs) for name, board in frame.groupby("dataset")]
+        tables = [*boards, *tables]
+    return "\n\n".join(tables)
+
+
+def _evaluated(
+    group: report_evaluations.Group,
+    costs: Mapping[str, Mapping[int, Cost]],
+    sampling: Mapping[str, Mapping[int, float]],
+) -> str:
+    """The table of generators that compare, and the sentence below it."""
+    columns = [column for column in report_evaluations.measures(group.results) if column not in _NOT_SHOWN]
+    heading = [_measure(column) for column in columns]
+    lines = [
+        f"| {group.dataset} | {' | '.join(heading)} | train s | sample s | MiB |",
+        "|---|" + "---:|" * (len(columns) + 3),
+    ]
+    for result in group.results:
+        generator, summaries = result.config["generator"], result.metrics
+        cells = [_number(column, summaries.get(f"test/{column}")) for column in columns]
+        seconds, most = _cost(costs.get(generator, {}))
+        took = sampling.get(result.name, {})
+        sampled = f"{mean(took.values()):,.0f}" if took else _DASH
+        lines.append(f"| `{generator}` | {' | '.join([*cells, seconds, sampled, most])} |")
+    floor = group.results[0].metrics  # no generator and no seed changes it, so it has no interval
+    cells = [_number(column, floor.get(f"floor/{column}"), interval=False) for column in columns]
+    lines.append(f"| train split | {' | '.join([*cells, _DASH, _DASH, _DASH])} |")
+    seeds = " or ".join(str(count) for count in sorted({len(result.seeds) for result in group.results}))
+    what = group.method.replace("_", " ").capitalize()
+    said = (
+        f"{what} on test by `{group.extractor}`, {group.num_images} images of each kind; "
+        f"mean and 95 % interval, seeds: {seeds}; shares in percent"
+    )
+    return "\n".join([*lines, "", f"{said}."])
+
+
+def _measure(column: str) -> str:
+    arrow = "↓" if column in report_evaluations.LESS_IS_BETTER else "↑"
+    return f"{column.replace('_', ' ')} {arrow}"
+
+
+def _number(column: str, summary: Mapping[str, float | None] | None, interval: bool = True) -> str:
+    """A measure with its interval; a share in percent."""
+    if summary is None or (average := summary["mean"]) is None:
+        return _DASH
+    share = is_share(column)
+    half = summary["interval95"] if interval else None
+
+    def text(value: float) -> str:
+        return f"{100 * value:.1f}" if share else f"{value:.3g}"
+
+    return text(average) + ("" if half is None else f" ± {text(half)}")
 
 
 def _table(

@@ -80,3 +80,39 @@ def test_without_a_random_encoder_nothing_is_said_of_it():
 def test_a_probe_of_nothing_is_refused(results):
     with pytest.raises(ValueError, match="moco"):
         markdown(results, {})
+
+
+def quality(generator, **values):
+    metrics = {f"test/{name}": summarise(dict(zip(SEEDS, each, strict=True))) for name, each in values.items()}
+    metrics["test/fid_classifier-1a2b3c_n500"] = metrics["test/fid"]
+    floor = {"floor/fid": summarise({0: 0.5, 1: 0.5, 2: 0.5}), "floor/coverage": summarise({0: 0.96, 1: 0.96, 2: 0.96})}
+    config = {"generator": generator, "extractor": "classifier"}
+    name = f"{generator}_quality"
+    stage = f"evaluation@{name}"
+    return Result(name, "evaluation", "sample_quality", "digits", SEEDS, config, stage, "", metrics | floor)
+
+
+EVALUATED = [
+    quality("vae", fid=[9.0, 9.0, 12.0], coverage=[0.5, 0.5, 0.5], inception_score=[2.0, 2.0, 2.0]),
+    quality("guided", fid=[1.25, 1.25, 1.25], coverage=[0.9, 0.9, 0.9], conditional_accuracy=[1.0, 1.0, 1.0]),
+]
+
+
+def test_generators_stand_beside_the_floor_with_what_they_took():
+    costs = {"vae": {0: Cost(59.0, 300 * 2**20), 1: Cost(62.0, 200 * 2**20)}}
+    lines = markdown(EVALUATED, costs, {"vae_quality": {0: 3.0, 1: 4.4}}).splitlines()
+    assert lines == [
+        "| digits | fid ↓ | coverage ↑ | conditional accuracy ↑ | train s | sample s | MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        "| `vae` | 10 ± 4.3 | 50.0 ± 0.0 | – | 60 | 4 | 300 |",
+        "| `guided` | 1.25 ± 0 | 90.0 ± 0.0 | 100.0 ± 0.0 | – | – | – |",
+        "| train split | 0.5 | 96.0 | – | – | – | – |",
+        "",
+        "Sample quality on test by `classifier-1a2b3c`, 500 images of each kind; mean and 95 % interval, seeds: 3; "
+        "shares in percent.",
+    ]
+
+
+def test_probes_come_before_evaluations():
+    text = markdown([*RESULTS, *EVALUATED], COSTS)
+    assert text.index("| `moco` |") < text.index("| `guided` |")

@@ -1,4 +1,4 @@
-"""Print the leaderboard as a Markdown table with seconds and memory, or keep one in a page up to date."""
+"""Print leaderboard and evaluations as Markdown tables with seconds and memory, or keep them in a page up to date."""
 
 import argparse
 import sys
@@ -44,7 +44,7 @@ def make(declared: "Declaration") -> str:
         FileNotFoundError: an experiment has no result yet.
     """
     from mlml.results_table import markdown
-    from pipelines.costs import costs
+    from pipelines import costs
     from stages import _lineage, report
 
     lineages = report.lineages_of(declared)
@@ -52,8 +52,13 @@ def make(declared: "Declaration") -> str:
         results = report.collect(declared, lineages, dict.fromkeys(lineages))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error.filename}: does not exist; run 'mlml repro' first") from None
-    by_stage = costs(_lineage.store_root(), lineages.values())
-    return markdown(results, {result.name: by_stage[result.stage] for result in results})
+    recorded = costs.read(_lineage.store_root(), lineages.values())
+    took, sampling = costs.costs(recorded), costs.sampling(recorded)
+    return markdown(
+        results,
+        {result.name: took[result.stage] for result in results},
+        {result.name: sampling[result.stage] for result in results},
+    )
 
 
 def replaced(page: str, title: str, table: str) -> str:
