@@ -8,9 +8,15 @@ if TYPE_CHECKING:
     from mlml.report import Result
 
 LESS_IS_BETTER = frozenset({"fid", "fid_infinity", "kid", "fid_inception", "mse", "class_distance"})
-"""Of every other measure more is better."""
+"""Of every other measure more is better, but for those of CHOSEN."""
 
-_FULL = re.compile(r"test/\w+?_(?P<label>[\w-]+-[0-9a-f]{6})_n(?P<count>\d+)")
+FLOORS = {"text_agreement": "real images"}
+"""What the floor of an evaluation is of, where it is not the train split."""
+
+CHOSEN = frozenset({"guidance_scale"})
+"""What was chosen to measure with: no value is better."""
+
+_FULL = re.compile(r"test/\w+?_[\w-]+-[0-9a-f]{6}_n\d+")
 _TEST, _FLOOR = "test/", "floor/"
 
 
@@ -26,6 +32,7 @@ def tables(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         groups.setdefault((result.dataset, result.method, *_seen_by(result)), []).append(result)
     return [
         {"dataset": dataset, "method": method.replace("_", " "), "extractor": label, "count": count}
+        | {"floor_of": FLOORS.get(method, "train split")}
         | _table(members, number)
         for (dataset, method, label, count), members in groups.items()
     ]
@@ -33,11 +40,12 @@ def tables(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
 
 def _seen_by(result: "Result") -> tuple[str, str]:
     """Extractor with its hash, and number of images of each kind, from the full name of a metric."""
+    extractor = str(result.config["extractor"])
+    full = re.compile(rf"test/\w+?_({re.escape(extractor)}-[0-9a-f]{{6}})_n(\d+)")
     for name in result.metrics:
-        match = _FULL.fullmatch(name)
-        if match and match["label"].startswith(f"{result.config['extractor']}-"):
-            return match["label"], match["count"]
-    return str(result.config["extractor"]), ""
+        if match := full.fullmatch(name):
+            return match[1], match[2]
+    return extractor, ""
 
 
 def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mapping[str, Any]]) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         {
             "name": column.replace("_", " "),
             "unit": cell["unit"],
-            "better": "less" if column in LESS_IS_BETTER else "more",
+            "better": "" if column in CHOSEN else "less" if column in LESS_IS_BETTER else "more",
         }
         for column, cell in zip(columns, (_first(rows, place) for place in range(len(columns))), strict=True)
     ]
@@ -87,7 +95,7 @@ def _best(results: Sequence["Result"], column: str) -> list[str]:
         for result in results
         if (mean := result.metrics.get(_TEST + column, {}).get("mean")) is not None
     }
-    if len(means) < 2:
+    if len(means) < 2 or column in CHOSEN:
         return []
     chosen = (min if column in LESS_IS_BETTER else max)(means.values())
     return [name for name, mean in means.items() if mean == chosen]

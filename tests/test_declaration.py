@@ -334,7 +334,9 @@ def test_an_extractor_tells_classes_of_images(content):
     content["generative"]["vae"]["dataset"] = "drawn"
     entry = {"method": "sample_quality", "generator": "vae", "extractor": "masks", "dataset": "drawn"}
     content["evaluation"] = {"q": entry}
-    assert found(content) == ["evaluation.q.extractor: 'masks' tells of pixels; take one that tells classes of images"]
+    assert found(content) == [
+        "evaluation.q.extractor: 'masks' tells of pixels; take one that tells of classes of images"
+    ]
 
 
 def test_a_study_of_likelihood_needs_one(content):

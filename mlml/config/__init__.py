@@ -13,7 +13,7 @@ from mlml.config.diffusion import (
     TextEncoderConfig,
     check_process,
 )
-from mlml.config.evaluation import EvaluationConfig
+from mlml.config.evaluation import ComparingConfig, EvaluationConfig
 from mlml.config.flow_schedule import Schedule
 from mlml.config.layers import (
     ActivationConfig,
@@ -81,6 +81,7 @@ __all__ = [
     "AugmentForm",
     "BelowOne",
     "CategoricalDimension",
+    "ComparingConfig",
     "ComparisonConfig",
     "ConstantInitialiser",
     "ConstantSchedule",
