@@ -58,6 +58,7 @@ def write_captioned(
         captions: of each strip.
         right: whether its last image shows what the caption says.
         columns: strips to a row.
+        path: of the PNG.
     """
     count, side_by_side = strips.shape[:2]
     pixels = np.concatenate(list(strips.transpose(1, 0, 3, 4, 2)), axis=2)  # (n, h, s w, c)

@@ -164,13 +164,14 @@ class Captioned:
         masks = self._data.split("test").masks
         if masks is None:
             return None
-        shown = np.asarray(masks[places]) > 0  # (m, h, w)
+        shown: NDArray[np.bool_] = np.greater(masks[places], 0)  # (m, h, w)
         sides = []
         for axis in (2, 1):  # rows that show something, then columns
-            some = shown.any(axis)  # (m, side)
+            some: NDArray[np.bool_] = np.any(shown, axis)  # (m, side)
             start, end = some.argmax(1), some.shape[1] - some[:, ::-1].argmax(1)
-            sides.append(np.stack([start, end], 1) * some.any(1)[:, None])
-        return np.stack(sides, 2)
+            sides.append(np.stack([start, end], 1) * np.any(some, 1, keepdims=True))
+        boxes: NDArray[np.int64] = np.stack(sides, 2)
+        return boxes
 
 
 def _grown(box: NDArray[np.int64], margin: int) -> NDArray[np.int64]:

@@ -24,8 +24,8 @@ class TextAgreement:
 
     `text_agreement` is the share of samples in which it finds all words that were asked for and no others,
     `word_accuracy` the share of a caption's words that it finds, mean over samples. The floor is the same of the real
-    images of these captions: the tagger errs, too, and no generator can be expected above it. GenEval (Ghosh et al. 2023,
-    arXiv:2310.11513) judges so, with a detector in the place of the tagger.
+    images of these captions: the tagger errs, too, and no generator can be expected above it. GenEval (Ghosh et al.
+    2023, arXiv:2310.11513) judges so, with a detector in the place of the tagger.
 
     The guidance scale is the one of `guidance_scales` with the highest agreement on captions of validation.
 
@@ -60,7 +60,7 @@ class TextAgreement:
         @field_validator("guidance_scales")
         @classmethod
         def _increasing(cls, scales: tuple[float, ...]) -> tuple[float, ...]:
-            if any(later <= scale for scale, later in zip(scales, scales[1:], strict=False)):
+            if list(scales) != sorted(set(scales)):
                 raise ValueError(f"must increase; got {list(scales)}")
             return scales
 
@@ -102,7 +102,7 @@ class TextAgreement:
     def _chosen(
         self, generator: SamplesTexts, captioned: Captioned, seed: int, folder: Path
     ) -> tuple[float, dict[str, float]]:
-        """The scale that agrees best on validation, the lowest of equals; and the agreement with each, from one noise."""
+        """The scale that agrees best on validation, the lowest of equals, and how far each agrees; from one noise."""
         scales = self.config.guidance_scales
         if len(scales) == 1:
             return scales[0], {}

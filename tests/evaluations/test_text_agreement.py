@@ -221,7 +221,7 @@ def test_what_is_asked_of_an_edit_has_room_in_what_is_painted(tmp_path):
     again = captioned.edits(24, 2)
     assert wider.captions == again.captions
     np.save(data.folder / "test" / "masks.npy", np.zeros((24, 8, 8), np.uint8))
-    with pytest.raises(EvaluationError, match="no image of test has a region .* raise 'edit_margin'"):
+    with pytest.raises(EvaluationError, match=r"no image of test has a region .* raise 'edit_margin'"):
         captioned.edits(24, 2)
 
 
