@@ -46,7 +46,7 @@ class AlarmWatch:
             weights: that were evaluated.
             metrics: of the evaluation.
         """
-        heard: list[Verdict] = alarms.of_adversaries(Record({}, self.series)) if self.series else []
+        heard: list[Verdict] = alarms.heard(Record({}, self.series)) if self.series else []
         for verdict in heard:
             if verdict.kind not in self._said:
                 self._said.append(verdict.kind)

@@ -1,11 +1,19 @@
 """Illnesses of generative methods; verdicts as those of `mlml.diagnostics`, from the metrics that a method logs."""
 
+from collections.abc import Mapping
 from statistics import median
 
 from mlml.diagnostics import Record, Verdict
 from mlml.series import Series, finite
 
-WATCHED = ("discriminator/accuracy", "discriminator/margin", "critic/margin", "generator/diversity")
+_ACTIVE, _COLLAPSED = "validation/active_dimensions", "validation/collapsed_dimensions"
+_BIN = "validation/loss/bin_"
+
+WATCHED = (
+    *("discriminator/accuracy", "discriminator/margin", "critic/margin", "generator/diversity"),
+    *(_ACTIVE, _COLLAPSED),
+    *(f"{_BIN}{quarter}" for quarter in range(4)),
+)
 """Metrics that alarms during a run are judged by."""
 
 LASTING = 3
@@ -30,15 +38,31 @@ FEW_ACTIVE, FEW_OF_ALL = 2.0, 0.1
 """Latent dimensions that are active, and their share of all. A healthy VAE leaves half of 50 unused (Burda et al. 2016,
 table 1), and data may have few factors: only where fewer than two are left of many, or none, is the decoder alone."""
 
+RISEN, LEARNT = 2.0, 0.5
+"""How far a loss of some timesteps rose from its least, to be an illness; and to what share of its first another fell,
+for one that did not fall at all to be an illness. Evaluations draw the same noise each time, so their losses hardly
+jump."""
+
+SHARE_COVERED, CLASSES_APART = 0.5, 0.4
+"""Coverage of real images by samples, over that by as many real ones; and the total variation between the classes of
+both, beyond that of real ones, which four of ten classes that are never drawn have."""
+
+
+def heard(record: Record) -> list[Verdict]:
+    """Illnesses so far of a run that goes on; a posterior may be collapsed at first, until the decoder has use for it.
+
+    Those of the end of a run are all the rest of this module's.
+    """
+    late = len(record.curves.get(_ACTIVE, [])) >= MIN_POINTS
+    return [*of_adversaries(record), *of_timesteps(record), *(of_latents(record) if late else [])]
+
 
 def of_latents(record: Record) -> list[Verdict]:
     """Posterior collapse at the end of the run: (nearly) no latent dimension tells anything of the image.
 
     The decoder then makes every image of nothing (Bowman et al. 2016, arXiv:1511.06349, section 3).
     """
-    active, collapsed = (
-        record.curves.get(f"validation/{name}", []) for name in ("active_dimensions", "collapsed_dimensions")
-    )
+    active, collapsed = (record.curves.get(name, []) for name in (_ACTIVE, _COLLAPSED))
     if not active or not collapsed:
         return []
     left, lost = active[-1][1], collapsed[-1][1]
@@ -49,6 +73,58 @@ def of_latents(record: Record) -> list[Verdict]:
         "0.01 nats), so the decoder works without them; lower beta, set kl_warmup, or take a weaker decoder"
     )
     return [Verdict("posterior collapse", None, left, sentence)]
+
+
+def of_timesteps(record: Record) -> list[Verdict]:
+    """Illnesses of a diffusion model at some of its noise levels, which the mean over all of them hides.
+
+    The loss of a quarter of the timesteps that rises again, or that does not fall while another's does.
+    """
+    series = {name: record.curves.get(name, []) for name in WATCHED if name.startswith(_BIN)}
+    ends = {name: end for name, points in series.items() if (end := _end(points)) is not None}
+    firsts = {name: finite(series[name])[0] for name in ends}
+    learnt = any(end < LEARNT * firsts[name] for name, end in ends.items())
+    found = []
+    for name, end in ends.items():
+        quarter, least = int(name.removeprefix(_BIN)) + 1, min(finite(series[name]))
+        where = f"the loss at the timesteps of quarter {quarter} of 4 (1 has the least noise)"
+        if end > RISEN * least:
+            sentence = (
+                f"{where} rises: {end:.3g}, where it was {least:.3g} at best; lower train.optimizer.learning_rate, set "
+                "train.clip_norm, or train for fewer steps"
+            )
+            found.append(Verdict("rising loss of timesteps", None, end, sentence))
+        elif learnt and end >= firsts[name]:
+            sentence = (
+                f"{where} does not fall: {end:.3g}, and {firsts[name]:.3g} at first, while that of others does; take "
+                "another prediction or noise_schedule, or a wider denoiser"
+            )
+            found.append(Verdict("timesteps not learnt", None, end, sentence))
+    return found
+
+
+def of_samples(values: Mapping[str, float], floor: Mapping[str, float]) -> list[Verdict]:
+    """Mode collapse as it shows in samples that were compared with real images; none where nothing was.
+
+    Args:
+        values: `coverage` and `class_distance` of samples, as `sample_quality` measures them.
+        floor: the same of as many images of the train split.
+    """
+    found = []
+    if "coverage" in values and "coverage" in floor and values["coverage"] < SHARE_COVERED * floor["coverage"]:
+        sentence = (
+            f"mode collapse: samples are near {100 * values['coverage']:.3g} % of the real images, where as many train "
+            f"images are near {100 * floor['coverage']:.3g} %; train longer, or take a method that covers more"
+        )
+        found.append(Verdict("mode collapse", None, values["coverage"], sentence))
+    if "class_distance" in values and values["class_distance"] > floor.get("class_distance", 0.0) + CLASSES_APART:
+        sentence = (
+            f"mode collapse: {100 * values['class_distance']:.3g} % of the samples are of other classes than their "
+            "shares among real images allow, as the class histogram shows; train longer, or take a method that covers "
+            "more"
+        )
+        found.append(Verdict("classes missed", None, values["class_distance"], sentence))
+    return found
 
 
 def of_adversaries(record: Record) -> list[Verdict]:

@@ -133,7 +133,7 @@ def diagnose(record: Record) -> list[Verdict]:
     """
     from mlml import alarms  # which imports this module
 
-    ills = (*alarms.of_latents(record), *alarms.of_adversaries(record))
+    ills = (*alarms.of_latents(record), *alarms.of_adversaries(record), *alarms.of_timesteps(record))
     found = [*of_loss(record), *of_representation(record), *ills, *of_layers(record)]
     return [*found, *(verdict for verdict in of_generalisation(record) if not found or verdict.kind == "high variance")]
 

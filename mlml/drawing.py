@@ -1,8 +1,7 @@
 """Draw from a trained method what a person asks for: images of a class or of a text, or a part of an image anew."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mlml.config import suggest
-from mlml.method import Edits, Method, Samples, SamplesClasses, SamplesTexts
+from mlml.method import Edits, InSteps, Method, Samples, SamplesClasses, SamplesTexts
 from mlml.seeds import generator
 
 BATCH_SIZE = 64
@@ -41,7 +40,7 @@ def draw(
         seed: of the draws.
         label: a class by its name, or by its number where no class has that name.
         text: what the images are to show.
-        steps: of a sampler that takes them.
+        steps: of the sampler of a diffusion method, in the place of the declared ones.
 
     Raises:
         DrawingError: the method cannot do that.
@@ -49,17 +48,20 @@ def draw(
     if label is not None and text is not None:
         raise DrawingError("give one of a class and a text, not both")
     function, told = _function(method, label, text)
-    further: dict[str, Any] = {}
-    if steps is not None:
-        if "steps" not in inspect.signature(function).parameters:
-            raise DrawingError(f"{_kind(method)} takes no steps to draw an image; leave 'steps' out")
-        further["steps"] = steps
     draws, parts = generator(_device(method), seed, "draw"), []
-    for start in range(0, count, BATCH_SIZE):
-        size = min(BATCH_SIZE, count - start)
-        with _refusing():
-            parts.append(function(told(size), draws, **further).float().cpu())
+    with _refusing(), _in_steps(method, steps):
+        for start in range(0, count, BATCH_SIZE):
+            parts.append(function(told(min(BATCH_SIZE, count - start)), draws).float().cpu())
     return torch.cat(parts)
+
+
+def _in_steps(method: Method, steps: int | None) -> AbstractContextManager[None]:
+    """Have a diffusion method draw in so many steps, within the block."""
+    if steps is None:
+        return nullcontext()
+    if not isinstance(method, InSteps):
+        raise DrawingError(f"{_kind(method)} takes no steps to draw an image; leave 'steps' out")
+    return method.in_steps(steps)
 
 
 def _function(

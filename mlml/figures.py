@@ -103,8 +103,41 @@ def _tiles(images: Float[NDArray[np.floating], "n c h w"], path: Path) -> UInt8[
     return np.concatenate([colour, np.full_like(pixels[..., :1], 255)], axis=3)
 
 
+def animation(
+    frames: Float[NDArray[np.floating], "t n c h w"], columns: int, path: Path, milliseconds: int = 500
+) -> None:
+    """Write a GIF of a grid of images, `columns` to a row, that changes from frame to frame for ever.
+
+    The last frame stays four times as long as the others.
+
+    Raises:
+        ValueError: as `image_grid`.
+    """
+    if frames.ndim != 5 or not len(frames):
+        raise ValueError(f"{path}: frames must have shape (t, n, c, h, w), t not 0; got {frames.shape}")
+    drawn = []
+    for frame in frames:
+        tiles = _tiles(frame, path)
+        rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+        canvas = _canvas([rows], GAP_PIXELS, path)
+        canvas[canvas[..., 3] == 0] = 255  # a GIF's gaps are white: its transparency leaves the last frame to be seen
+        drawn.append(Image.fromarray(canvas[..., :3]).quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    durations = [milliseconds] * (len(drawn) - 1) + [4 * milliseconds]
+    drawn[0].save(path, "GIF", save_all=True, append_images=drawn[1:], duration=durations, loop=0, optimize=False)
+
+
 def _write_rows(groups: Sequence[Sequence[UInt8[NDArray[np.uint8], "s H W 4"]]], gap: int, path: Path) -> None:
     """Write groups of rows of tiles with transparent gaps: `gap` pixels between groups, fewer within them."""
+    canvas = _canvas(groups, gap, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(canvas).save(path, "PNG", compress_level=9)
+
+
+def _canvas(
+    groups: Sequence[Sequence[UInt8[NDArray[np.uint8], "s H W 4"]]], gap: int, path: Path
+) -> UInt8[NDArray[np.uint8], "H W 4"]:
+    """Groups of rows of tiles, as `_write_rows` writes them."""
     if not groups:
         raise ValueError(f"{path}: a grid needs at least one image; got none")
     _, height, width, _ = groups[0][0].shape
@@ -118,8 +151,7 @@ def _write_rows(groups: Sequence[Sequence[UInt8[NDArray[np.uint8], "s H W 4"]]],
             left = column * (width + GAP_PIXELS)
             canvas[top : top + height, left : left + width] = tile
         top += height + below
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(canvas).save(path, "PNG", compress_level=9)
+    return canvas
 
 
 def curves(frame: pd.DataFrame, theme: Theme = LIGHT, columns: int = 3) -> Figure:

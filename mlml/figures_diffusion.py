@@ -55,11 +55,16 @@ def write_nearest(samples: Float[Tensor, "n c h w"], train: UInt8[NDArray[np.uin
 
 
 def write_film(method: Diffuses, batches: Batches, seed: int, path: Path) -> None:
-    """Write `path`_forward.png, images that become noise, and `path`_reverse.png, noise that becomes images."""
+    """Write `path`_forward.png, images that become noise, and `path`_reverse.png, noise that becomes images.
+
+    `path`_reverse.gif has the second in motion.
+    """
     images = batches.at(batches.sample(NUM_IMAGES)).images
     forward, reverse = method.film(images, NUM_FRAMES, generator(batches.device, seed, "film"))
     for name, frames in (("forward", forward), ("reverse", reverse)):
         figures.rows_grid(frames.cpu().numpy(), path.with_name(f"{path.name}_{name}.png"))
+    moving = reverse.transpose(0, 1).cpu().numpy()  # (s, b, c, h, w)
+    figures.animation(moving, COLUMNS, path.with_name(f"{path.name}_reverse.gif"))
 
 
 def write_guidance(method: Guides, num_conditions: int, seed: int, device: torch.device, path: Path) -> None:

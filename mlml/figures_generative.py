@@ -6,11 +6,13 @@ Notation: `mu` (n, d) are means of the posterior of n images, d latent dimension
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlml import figures
@@ -44,6 +46,16 @@ def write_classes(method: SamplesClasses, classes: Sequence[str], seed: int, dev
         for label, name in enumerate(shown)
     }
     write_sheet({name: drawn.cpu().numpy() for name, drawn in rows.items()}, path)
+
+
+def write_snapshots(
+    steps: Sequence[int], images: UInt8[NDArray[np.uint8], "t n c h w"], folder: Path, prefix: str
+) -> None:
+    """Write `prefix`_over_training.png, a row of images for each of these steps, and a GIF of the same in motion."""
+    drawn = images.astype(np.float32) / 255
+    path = folder / f"{prefix}_over_training.png"
+    write_sheet({f"step {step}": row for step, row in zip(steps, drawn, strict=True)}, path)
+    figures.animation(drawn, COLUMNS, path.with_suffix(".gif"))
 
 
 def write_latents(

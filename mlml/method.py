@@ -1,6 +1,7 @@
 """The contract between a method and the training loop."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -215,6 +216,19 @@ class Guides(Protocol):
         self, num_samples: int, guidance_scale: float, generator: torch.Generator
     ) -> Float[Tensor, "n c h w"]:
         """Draw images in [0, 1] of the method's conditions in turn; 1 is no guidance."""
+        ...
+
+
+@runtime_checkable
+class InSteps(Protocol):
+    """A method that draws in as many steps as one likes."""
+
+    def in_steps(self, steps: int) -> AbstractContextManager[None]:
+        """Within the block it draws in so many steps, and not in those that it declares.
+
+        Raises:
+            ValueError: more steps than it has timesteps.
+        """
         ...
 
 

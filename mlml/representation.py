@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mlml import distributed
 from mlml.config import AugmentConfig
 from mlml.data.augment import simclr_view
-from mlml.method import Encodes
+from mlml.data.batches import Batches
+from mlml.method import Encodes, Method
 from mlml.seeds import generator
 
 NUM_IMAGES = 512
@@ -78,6 +80,19 @@ def uniformity(features: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
         raise ValueError(f"uniformity: needs at least 2 features; got {len(features)}")
     distances = torch.pdist(F.normalize(features.double(), dim=1))
     return distances.square().mul(-2).exp().mean().log()
+
+
+def observe(method: Method, batches: Batches, seed: int) -> dict[str, float]:
+    """`measure` of images of a split during training, by this rank alone.
+
+    Nothing of a method without an encoder, or of one whose training reads labels, which draw features of a class
+    together; nor of a single image.
+    """
+    looked_at = batches.sample(NUM_IMAGES)
+    if len(looked_at) < 2 or method.reads_labels or not isinstance(method, Encodes):
+        return {}
+    with distributed.alone():
+        return measure(method, batches.at(looked_at).images, seed)
 
 
 @torch.no_grad()

@@ -40,10 +40,11 @@ from mlml.data.batches import Batches
 from mlml.ema import ema_update
 from mlml.layer_measures import LayerMeasures, Pending
 from mlml.layers.sync_batch_norm import synchronise
-from mlml.method import Encodes, Method
+from mlml.method import Method
 from mlml.points import Points
 from mlml.progress import Progress
 from mlml.seeds import Derived, derive, seed_everything, seed_torch
+from mlml.snapshots import Snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def fit(
 
     The validation split is evaluated every `evaluate_every` steps and after the last. The checkpoints stay in
     `folder` until the caller removes them, for the outputs of the run are not yet written; metric points are appended
-    to `folder`/points.jsonl.
+    to `folder`/points.jsonl, and `folder` has the `mlml.snapshots` of a generator.
 
     Args:
         method: moved to the device of the batches; holds the final weights afterwards (the EMA's if there is one, the
@@ -171,6 +172,7 @@ class _Loop:
         }
         self.best_weights: dict[str, Tensor] | None = None
         self.watch = AlarmWatch(config.on_alarm == "stop")
+        self.snapshots = Snapshots(self.steps, config.evaluate_every)
         self.precision = precision.Precision(config.precision, self.device, list(self.owned))
         self.ddp = None
         if distributed.is_distributed() and not config.shard:
@@ -241,6 +243,8 @@ class _Loop:
                     last_saved = time.monotonic()
             self._count_cost()
             self._log({"system/train_seconds": state.seconds, "system/peak_memory_bytes": state.peak_bytes})
+            if self.points is not None:
+                self.snapshots.write(self.folder)
         finally:
             progress.close()
             if self.points is not None:
@@ -405,7 +409,7 @@ class _Loop:
             self._refuse(f"validation: the loss is {loss} at step {state.step}", state.last_finite)
         state.plateau = tuple(schedules.Plateau(*state.plateau).after(config.schedule, loss))  # type: ignore[arg-type]
         self._log(state.metrics)
-        self._look_at_features()
+        self._look()
         if loss < state.best - config.min_delta:
             state.best, state.bad_evaluations, state.best_metrics = loss, 0, dict(state.metrics)
             if config.restore_best:
@@ -418,17 +422,13 @@ class _Loop:
             logger.info("stopped at step %d: no better loss in %d evaluations", state.step, state.bad_evaluations)
         state.stopped |= self.watch.listen(state.step, (self.ema or self.method).state_dict(), state.metrics)
 
-    def _look_at_features(self) -> None:
-        """Log how healthy the features are; rank 0 does it alone, as nothing hangs on it."""
+    def _look(self) -> None:
+        """Log how healthy the features are, and keep images; rank 0 does it alone, as nothing hangs on it."""
         model = self.ema or self.method
-        if self.points is None or self.sharding is not None or model.reads_labels or not isinstance(model, Encodes):
-            return
-        looked_at = self.validation.sample(representation.NUM_IMAGES)
-        if len(looked_at) < 2:  # of a single image nothing can be told
-            return
-        with distributed.alone():
-            measured = representation.measure(model, self.validation.at(looked_at).images, self.seed)
-        self._log({diagnostics.REPRESENTATION + name: value for name, value in measured.items()})
+        if self.points is not None and self.sharding is None:
+            measured = representation.observe(model, self.validation, self.seed)
+            self._log({diagnostics.REPRESENTATION + name: value for name, value in measured.items()})
+            self.snapshots.take(self.state.step, model, self.device, self.seed)
 
     def _save(self) -> None:
         """Write a checkpoint, unless what it would hold is not finite."""
@@ -446,6 +446,7 @@ class _Loop:
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "best_weights": self.best_weights,
             "watch": self.watch.state_dict(),
+            "snapshots": self.snapshots.taken,
             "window": window,
             "measured": self.measured.steps,
         }
@@ -474,6 +475,7 @@ class _Loop:
                 self._load(self.ema, saved["ema"])
             self.best_weights = saved["best_weights"]
             self.watch.load_state_dict(saved["watch"])
+            self.snapshots.taken = saved["snapshots"]
             self.window = [list(row) for row in saved["window"].to(self.device)]
             self.measured.steps = saved["measured"]
             logger.info("resumed at step %d of %d", self.state.step, self.steps)

@@ -4,17 +4,21 @@ reports/metrics/<name>.json                  measures on test, those of the floo
 reports/figures/<name>/seed_<s>_*.png        pictures
 """
 
+import logging
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from mlml import catalogue, model_folder
+from mlml import alarms, catalogue, model_folder
 from mlml.data.dataset import PreparedData
 from mlml.evaluations._subject import Extractor, Real
 from mlml.evaluations._texts import Captioned, Tagger
 from stages._run import Stage
 from stages._training import FIGURES, MODELS, device_name, fresh_folder, log_data, start_device, write_metrics
 from stages.prepare import PREPARED
+
+logger = logging.getLogger(__name__)
 
 UNREPEATABLE = "system/"
 """Beginning of the names of what no two runs measure alike: logged with the seed's run, and part of no output."""
@@ -49,7 +53,17 @@ def evaluate(stage: Stage) -> None:
         for name, value in found.items():
             run.log(name, value)
         results[seed] = {name: value for name, value in found.items() if not name.startswith(UNREPEATABLE)}
+        said = [verdict.sentence for verdict in alarms.of_samples(*(part(found, kind) for kind in ("test", "floor")))]
+        for sentence in said:
+            logger.warning("%s, seed %d: %s", stage.name, seed, sentence)
+        if said:
+            run.add_tags({"mlml.diagnosis": "\n".join(said)})
         for picture in sorted(run.folder.glob("*.png")):
             shutil.move(picture, figures / f"seed_{seed}_{picture.name}")
     stage.run.log_artifact(figures)
     stage.steps.run("write outputs", partial(write_metrics, stage, results))
+
+
+def part(metrics: Mapping[str, float], split: str) -> dict[str, float]:
+    """Metrics of a split, without its name."""
+    return {name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")}

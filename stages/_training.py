@@ -39,8 +39,11 @@ REPORTED_FINDINGS = Path("reports/findings")
 Assess = Callable[[Method, PreparedData, int], dict[str, float]]
 """Measures a trained method: (method, data, seed) -> metrics."""
 
+LookBack = Callable[[int, Path], None]
+"""Makes something of what the training of a seed left: (seed, folder)."""
 
-def train_experiment(stage: Stage, assess: Assess) -> None:
+
+def train_experiment(stage: Stage, assess: Assess, look_back: LookBack | None = None) -> None:
     """Train every seed of an experiment, measure it, and write the outputs of the stage."""
     experiment = stage.declaration.experiments[stage.name]
     device = start_device(stage)
@@ -56,6 +59,8 @@ def train_experiment(stage: Stage, assess: Assess) -> None:
         method, metrics = stage.steps.run(f"train seed {seed}", partial(train, experiment, data, seed, folder, device))
         stage.at_end.append(partial(clear_checkpoints, folder))
         measured = stage.steps.run(f"evaluate seed {seed}", partial(assess, method.eval(), data, seed))
+        if look_back is not None:
+            look_back(seed, folder)
         for name, value in measured.items():
             run.log(name, value)
         results[seed] = {**metrics, **measured}

@@ -1,5 +1,7 @@
 """Train a generative experiment and draw from it: `python -m stages.generative NAME`."""
 
+from pathlib import Path
+
 from stages._run import Stage, run_stage
 
 NUM_IMAGES = 64
@@ -7,14 +9,13 @@ COLUMNS = 8
 INTERPOLATIONS = 8
 INTERPOLATION_STEPS = 10
 NUM_MAPPED = 512
-LIKELIHOOD_IMAGES, LIKELIHOOD_SAMPLES = 128, 200
 
 
 def work(stage: Stage) -> None:
-    """Train every seed; measure loss and likelihood on test, and draw what the method's protocols allow."""
+    """Train every seed; measure its losses on test, and draw what the method's protocols allow."""
     import torch
 
-    from mlml import figures, figures_diffusion, figures_generative
+    from mlml import figures, figures_diffusion, figures_generative, snapshots
     from mlml.data.batches import split_batches
     from mlml.data.dataset import PreparedData
     from mlml.method import (
@@ -22,7 +23,6 @@ def work(stage: Stage) -> None:
         Edits,
         Guides,
         Infers,
-        Likelihood,
         Method,
         Reconstructs,
         Samples,
@@ -70,13 +70,13 @@ def work(stage: Stage) -> None:
         if isinstance(method, Edits):
             path = folder / f"seed_{seed}_edits.png"
             figures_diffusion.write_edits(method, test, data.split("test").captions or [], seed, path)
-        measured = evaluate(method, test, seed)
-        if isinstance(method, Likelihood):
-            images, draws = test.at(test.sample(LIKELIHOOD_IMAGES)).images, generator(device, seed, "likelihood")
-            measured["log_likelihood"] = float(method.log_likelihood(images, LIKELIHOOD_SAMPLES, draws).mean())
-        return {f"test/{name}": value for name, value in measured.items()}
+        return {f"test/{name}": value for name, value in evaluate(method, test, seed).items()}
 
-    train_experiment(stage, assess)
+    def look_back(seed: int, run_folder: Path) -> None:
+        if (taken := snapshots.read(run_folder)) is not None:
+            figures_generative.write_snapshots(*taken, folder, f"seed_{seed}")
+
+    train_experiment(stage, assess, look_back)
     stage.run.log_artifact(folder)
 
 

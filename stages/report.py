@@ -70,7 +70,9 @@ def collect(
             command=f"dvc repro {lineage.stage}",
             metrics=json.loads((REPORTS / "metrics" / f"{experiment.name}.json").read_text()),
             curves=curves if f"{curves}" in lineage.outputs else None,
-            figures=sorted((REPORTS / "figures" / experiment.name).glob("*.png")),
+            figures=sorted(
+                path for path in (REPORTS / "figures" / experiment.name).glob("*") if path.suffix in (".png", ".gif")
+            ),
             search=search if f"{search}" in lineage.outputs else None,
             sentences=json.loads(sentences.read_text()) if f"{sentences.parent}" in lineage.outputs else (),
             run=runs[lineage.stage],

@@ -1,5 +1,7 @@
 """Drawing from a trained method, and the commands that do it."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -19,10 +21,18 @@ class Able(nn.Module):
 
     def __init__(self, spec):
         super().__init__()
-        self.spec, self.weight, self.asked = spec, nn.Parameter(torch.zeros(1)), []
+        self.spec, self.weight, self.asked, self.steps = spec, nn.Parameter(torch.zeros(1)), [], 9
 
-    def sample(self, num_samples, generator, steps=9):
-        self.asked.append((num_samples, steps))
+    @contextmanager
+    def in_steps(self, steps):
+        if steps > 100:
+            raise ValueError("sampler.steps must be at most timesteps, 100; got 101")
+        self.steps = steps
+        yield
+        self.steps = 9
+
+    def sample(self, num_samples, generator):
+        self.asked.append((num_samples, self.steps))
         return torch.rand(num_samples, 1, 8, 8, generator=generator)
 
     def sample_classes(self, labels, generator):
@@ -55,11 +65,12 @@ def test_the_same_seed_draws_the_same_bits(able):
 
 def test_what_is_asked_for_is_handed_on(able):
     draw(able, 2, 0, steps=50)
+    draw(able, 2, 0)
     draw(able, 2, 0, label="one")
     draw(able, 2, 0, label="0")
     draw(able, 2, 0, label="7")  # a name comes before a number
     draw(able, 2, 0, text="a red circle")
-    assert able.asked == [(2, 50), [1, 1], [0, 0], [2, 2], ["a red circle"] * 2]
+    assert able.asked == [(2, 50), (2, 9), [1, 1], [0, 0], [2, 2], ["a red circle"] * 2]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +80,7 @@ def test_what_is_asked_for_is_handed_on(able):
         ({"label": "3"}, "no class '3'"),
         ({"text": "a unicorn"}, "no caption has the word 'unicorn'"),
         ({"label": "one", "text": "t"}, "give one of a class and a text, not both"),
-        ({"label": "one", "steps": 3}, "Able takes no steps to draw an image; leave 'steps' out"),
+        ({"steps": 101}, "sampler.steps must be at most timesteps, 100; got 101"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(able, asked, said):

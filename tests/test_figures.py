@@ -183,3 +183,27 @@ assert "matplotlib.pyplot" not in sys.modules
     with Image.open(tmp_path / "a" / "curves.png") as image:
         assert "Software" not in image.info
     assert b"<dc:date>" not in (tmp_path / "a" / "curves.svg").read_bytes()
+
+
+def test_an_animation_has_each_frame_and_rests_at_the_last(tmp_path):
+    frames = np.zeros((3, 2, 1, 8, 8), np.float32)
+    frames[1], frames[2, 1] = 0.5, 1.0
+    figures.animation(frames, 2, tmp_path / "a.gif", milliseconds=100)
+    with Image.open(tmp_path / "a.gif") as moving:
+        assert moving.n_frames == 3
+        assert moving.size == (2 * 56 + 4, 56)
+        assert moving.info["loop"] == 0
+        for number in range(3):
+            moving.seek(number)
+            assert moving.info["duration"] == (400 if number == 2 else 100)
+            shown = np.asarray(moving.convert("RGB"))
+            for column in range(2):
+                assert (
+                    shown[:, 60 * column : 60 * column + 56] == np.rint(255 * frames[number, column, 0, 0, 0])
+                ).all()
+            assert (shown[:, 56:60] == 255).all()
+
+
+def test_an_animation_needs_frames(tmp_path):
+    with pytest.raises(ValueError, match=r"frames must have shape \(t, n, c, h, w\), t not 0; got \(0, 1, 1, 8, 8\)"):
+        figures.animation(np.zeros((0, 1, 1, 8, 8)), 2, tmp_path / "a.gif")

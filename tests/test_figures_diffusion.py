@@ -67,6 +67,7 @@ def test_pictures_are_written_with_their_captions(blob_data, tmp_path):
         "edits.png",
         "edits.txt",
         "film_forward.png",
+        "film_reverse.gif",
         "film_reverse.png",
         "guidance.png",
         "of_texts.png",

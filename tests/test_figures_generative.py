@@ -15,6 +15,7 @@ from mlml.figures_generative import (
     write_classes,
     write_latents,
     write_map,
+    write_snapshots,
     write_traversals,
 )
 
@@ -117,3 +118,13 @@ def test_the_map_draws_each_class_in_its_colour(tmp_path):
     palette = figures_generative.PALETTE[:3]
     assert [count > 100 for count in colours(tmp_path / "x.png")] == [True, True, False]
     assert [count > 100 for count in colours(tmp_path / "plain.png")] == [True, False, False]
+
+
+def test_snapshots_have_a_row_for_each_step(sheets, tmp_path):
+    images = np.arange(2 * 3 * 64, dtype=np.uint8).reshape(2, 3, 1, 8, 8)
+    write_snapshots([100, 200], images, tmp_path, "seed_0")
+    rows = sheets["seed_0_over_training.png"]
+    assert list(rows) == ["step 100", "step 200"]
+    np.testing.assert_allclose(255 * rows["step 200"], images[1], rtol=1e-6)
+    with Image.open(tmp_path / "seed_0_over_training.gif") as moving:
+        assert moving.n_frames == 2

@@ -84,3 +84,12 @@ def test_a_page_without_them_has_no_section(tmp_path):
     html, page = render([], tmp_path)
     assert "#evaluations" not in page.hrefs
     assert 'id="evaluations"' not in html
+
+
+def test_a_generator_that_misses_much_is_told_of(results, tmp_path):
+    healthy = render(results, tmp_path / "healthy")[1]
+    assert "mode collapse" not in healthy.text
+    results.append(quality("gan_quality", "gan", {"fid": 3.0, "coverage": 0.1, "class_distance": 0.7}))
+    said = " ".join(render(results, tmp_path / "ill")[1].text.split())
+    assert "gan_quality: mode collapse: samples are near 10.5 % of the real images" in said
+    assert "gan_quality: mode collapse: 70.5 % of the samples are of other classes" in said

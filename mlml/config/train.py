@@ -25,9 +25,9 @@ class TrainConfig(Declared):
         online_knn_every: steps from one online probe to the next: the share of validation images whose 20 nearest train
             images vote for their class, logged as `online/knn_accuracy`. It reads labels, for the eye alone: a run
             with it ends bit for bit as without. Null: none.
-        on_alarm: what an evaluation does when adversaries diverge or saturate, or a generator's images become alike
-            (`mlml.alarms`); "warn" says so, "stop" also ends a run that has had an alarm at three evaluations in a row,
-            with the weights from before it.
+        on_alarm: what an evaluation does when adversaries diverge or saturate, a generator's images become alike, a
+            posterior collapses, or a diffusion model gets worse at some noise levels (`mlml.alarms`); "warn" says so,
+            "stop" also ends a run that has had an alarm at three evaluations in a row, with the weights from before it.
         diagnose_every: steps from one measurement of the layers to the next; null measures none. The last step is one.
     """
 

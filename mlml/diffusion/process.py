@@ -3,7 +3,8 @@
 Notation: x_0 in [-1, 1] is an image in [0, 1] times 2 minus 1; the rest is that of `mlml.diffusion.noise`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mlml import distributed
-from mlml.config import SamplerConfig
+from mlml.config import SamplerConfig, check_process
 from mlml.diffusion import samplers
 from mlml.diffusion.noise import SCHEDULES, Prediction, target, to_x0
 from mlml.diffusion.samplers import Denoise
@@ -56,7 +57,7 @@ class Process(nn.Module):
 
     def __init__(self, numbers: Numbers) -> None:
         super().__init__()
-        self.numbers = numbers
+        self.numbers, self.sampler = numbers, numbers.sampler
         self.schedule = SCHEDULES[numbers.noise_schedule](numbers.timesteps)
         alpha_bar = torch.from_numpy(self.schedule.alpha_bar)
         self.register_buffer("signal", alpha_bar.sqrt().float(), persistent=False)  # (T,)
@@ -106,8 +107,23 @@ class Process(nn.Module):
     def sample(self, denoise: Denoise, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1] by the declared sampler, from noise that `generator` gives."""
         x = torch.randn(shape, generator=generator, device=self.signal.device)
-        x = samplers.sample(self.numbers.sampler, denoise, x, self.schedule, generator)
+        x = samplers.sample(self.sampler, denoise, x, self.schedule, generator)
         return in_range(x)
+
+    @contextmanager
+    def in_steps(self, steps: int) -> Iterator[None]:
+        """Sample in so many steps within the block.
+
+        Raises:
+            ValueError: more than there are timesteps.
+        """
+        before, after = self.sampler, self.sampler.model_copy(update={"steps": steps})
+        check_process(self.numbers.noise_schedule, self.numbers.timesteps, after)
+        self.sampler = after
+        try:
+            yield
+        finally:
+            self.sampler = before
 
     def film(
         self, denoise: Denoise, images: Float[Tensor, "b c h w"], num_frames: int, generator: torch.Generator

@@ -1,5 +1,6 @@
 """Denoising diffusion probabilistic model (Ho et al. 2020, arXiv:2006.11239), with the choices of those after it."""
 
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
@@ -86,6 +87,10 @@ class DDPM(Method):
         """Draw images in [0, 1] by the declared sampler."""
         denoise = self.process.denoise(self.denoiser)
         return self.process.sample(denoise, (num_samples, *self.shape), generator)
+
+    def in_steps(self, steps: int) -> AbstractContextManager[None]:
+        """Within the block, draw in so many steps."""
+        return self.process.in_steps(steps)
 
     @torch.no_grad()
     def film(

@@ -1,6 +1,7 @@
 """GLIDE: images from captions, and edits of them (Nichol et al. 2022, arXiv:2112.10741), for small images."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
@@ -156,6 +157,10 @@ class GLIDE(Method):
 
         painted = self.process.sample(denoise, tuple(images.shape), generator)
         return torch.where(erased, painted, images)
+
+    def in_steps(self, steps: int) -> AbstractContextManager[None]:
+        """Within the block, draw in so many steps."""
+        return self.process.in_steps(steps)
 
     @torch.no_grad()
     def film(

@@ -1,5 +1,6 @@
 """Diffusion of classes with classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598)."""
 
+from contextlib import AbstractContextManager
 from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
@@ -120,6 +121,10 @@ class GuidedDiffusion(Method):
         """Draw images of each class in turn by this guidance."""
         labels = torch.arange(num_samples, device=self.classes.weight.device) % len(self.spec.classes)
         return self.sample_classes(labels, generator, guidance_scale)
+
+    def in_steps(self, steps: int) -> AbstractContextManager[None]:
+        """Within the block, draw in so many steps."""
+        return self.process.in_steps(steps)
 
     @torch.no_grad()
     def film(

@@ -44,3 +44,19 @@ def test_a_film_is_of_as_many_images(blob_data):
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     forward, reverse = ddpm(blob_data.spec, sampler="ddpm").film(images, 4, torch.Generator().manual_seed(0))
     assert forward.shape == reverse.shape == (2, 4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_it_draws_in_the_steps_that_one_asks_for(blob_data, sampler):
+    name = sampler if isinstance(sampler, str) else sampler["name"]
+    declared, method = (ddpm(blob_data.spec, sampler=given) for given in ({"name": name, "steps": 3}, sampler))
+    with method.in_steps(3):
+        few = method.sample(2, torch.Generator().manual_seed(0))
+    assert torch.equal(few, declared.sample(2, torch.Generator().manual_seed(0)))
+    assert not torch.equal(few, method.sample(2, torch.Generator().manual_seed(0)))
+
+
+def test_it_draws_in_no_more_steps_than_there_are(blob_data):
+    expected = pytest.raises(ValueError, match=r"sampler.steps must be at most timesteps, 30; got 31")
+    with expected, ddpm(blob_data.spec).in_steps(31):
+        pass

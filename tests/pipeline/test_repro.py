@@ -63,7 +63,7 @@ def test_checkpoints_are_gone(project):
 def test_pictures_and_curves(project):
     figures = {path.name for path in (project.folder / "reports/figures/vae").iterdir()}
     drawn = ("samples", "reconstructions", "interpolation", "latents", "nearest", "traversals")
-    assert figures == {f"seed_0_{name}.png" for name in drawn}
+    assert figures == {f"seed_0_{name}.png" for name in (*drawn, "over_training")} | {"seed_0_over_training.gif"}
     figures = {path.name for path in (project.folder / "reports/figures/classifier").iterdir()}
     assert figures == {"seed_0_confusion.png", "seed_0_mistakes.png"}  # after 12 steps there are mistakes
     rows = list(csv.DictReader((project.folder / "reports/curves/simclr.csv").open()))
