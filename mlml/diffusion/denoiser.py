@@ -1,7 +1,7 @@
 """The denoising U-Net of Ho et al. 2020, arXiv:2006.11239, appendix B; conditions as in Nichol et al. 2022 (GLIDE).
 
-Notation: `s` counts grids from the largest (0) on; (h_s, w_s) is grid s and c_s its width; p is the patches' side. `e` is the width of the
-embedding of time and condition, l the number of text tokens and d their width.
+Notation: `s` counts grids from the largest (0) on; (h_s, w_s) is grid s and c_s its width; p is the side of a patch.
+`e` is the width of the embedding of time and condition, l the number of text tokens and d their width.
 """
 
 import math
@@ -212,8 +212,8 @@ def _grids(config: DenoiserConfig, size: tuple[int, int]) -> list[tuple[int, int
     """Sizes of all grids, the largest first."""
     if any(side % config.patch_size for side in size):
         raise ValueError(
-            f"denoiser: patch_size must divide an image of {size[0]}x{size[1]}; got {config.patch_size}; prepare images "
-            "of another size"
+            f"denoiser: patch_size must divide an image of {size[0]}x{size[1]}; got {config.patch_size}; prepare "
+            "images of another size"
         )
     sizes = [(size[0] // config.patch_size, size[1] // config.patch_size)]
     for _ in config.multipliers[1:]:
