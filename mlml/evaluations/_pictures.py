@@ -120,6 +120,6 @@ def write_word_recall(
         axes.set_yticks(places, [vocabulary[place] for place in order])
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("images in which the word is found, of those that are to have it, %")
+        axes.set_xlabel("recall of the word, %")
         figure.legend(loc="outside upper left", ncols=len(recalls))
         write_png(figure, path)
