@@ -143,11 +143,14 @@ class Rate(NamedTuple):
     cpu: float
 
 
-def rates(contestants: dict[str, Iterator[object]], repeats: int, seconds: float) -> dict[str, list[Rate]]:
+def rates(
+    contestants: dict[str, Iterator[object]], repeats: int, seconds: float, batch_size: int = BATCH_SIZE
+) -> dict[str, list[Rate]]:
     """Return the rates of each contestant, turn by turn.
 
-    A turn lasts `seconds` or a batch more. Workers prepare up to four batches ahead: what they made while others ran
-    is thrown away before the clock starts, and the next contestant waits until they are idle again.
+    A turn lasts `seconds` or a batch more, and four batches at least. Workers prepare up to four batches ahead: what
+    they made while others ran is thrown away before the clock starts, and the next contestant waits until they are idle
+    again.
     """
     for contestant in contestants.values():  # compile, start workers
         for _ in range(3):
@@ -159,12 +162,12 @@ def rates(contestants: dict[str, Iterator[object]], repeats: int, seconds: float
             for _ in range(ahead + 1):
                 next(contestant)
             done, start, cpu_start = 0, time.perf_counter(), cpu_seconds()
-            while done < 4 * BATCH_SIZE or time.perf_counter() - start < seconds:
+            while done < 4 * batch_size or time.perf_counter() - start < seconds:
                 next(contestant)
-                done += BATCH_SIZE
+                done += batch_size
             rate = Rate(done / (time.perf_counter() - start), done / (cpu_seconds() - cpu_start))
             found[name].append(rate)
-            time.sleep(2 * ahead * BATCH_SIZE / rate.wall)
+            time.sleep(2 * ahead * batch_size / rate.wall)
     return found
 
 
@@ -185,9 +188,9 @@ def ratios(turns: list[Rate], others: list[Rate]) -> list[Rate]:
     return [Rate(a.wall / b.wall, a.cpu / b.cpu) for a, b in zip(turns, others, strict=True)]
 
 
-def table(title: str, found: dict[str, list[Rate]]) -> None:
-    """Print medians over the turns, and of the ratios to the better of lightly's in the same turn."""
-    peers = best(found)
+def table(title: str, found: dict[str, list[Rate]], prefix: str = "lightly") -> None:
+    """Print medians over the turns, and of the ratios to the best in the same turn whose names begin with `prefix`."""
+    peers = best(found, prefix)
     print(f"\n{title:<36}{'images/s':>10}{'ratio':>8}{'(turns)':>16}{'per CPU s':>12}{'ratio':>8}")
     for name, turns in found.items():
         wall, cpu = map(statistics.median, zip(*turns, strict=True))

@@ -20,6 +20,7 @@ SECTIONS = {
     "pretext": "pretext",
     "probe": "probes",
     "generative": "generative",
+    "composed": "composed",
     "evaluation": "evaluations",
     "search": "search",
     "study": "studies",
@@ -87,6 +88,12 @@ def method_class(folder: str, name: str) -> type[Any]:
     if len(found) != 1:
         raise DeclarationError([f"{module.__name__}: must hold exactly one class with a 'Config'; found {len(found)}"])
     return found[0]
+
+
+def section_and_name(method: type[Any]) -> tuple[str, str]:
+    """Return the section and the name of a method, from its class: its module is its file."""
+    folder, _, name = method.__module__.removeprefix("mlml.").rpartition(".")
+    return next(section for section, place in SECTIONS.items() if place == folder.replace(".", "/")), name
 
 
 def method_file(folder: str, name: str) -> Path:

@@ -19,6 +19,7 @@ FAMILIES = {
     "Pretext methods": "pretext",
     "Probes": "probes",
     "Generative methods": "generative",
+    "Composed methods": "composed",
     "Evaluations of generative methods": "evaluations",
     "Searches": "search",
     "Studies": "studies",
@@ -45,6 +46,7 @@ SHARED: dict[str, type[BaseModel]] = {
     "SimCLR's augmentation": config.AugmentConfig,
     "Shift and flip": config.ShiftFlipConfig,
     "The denoiser of diffusion": config.DenoiserConfig,
+    "The denoiser of latent vectors": config.VectorDenoiserConfig,
     "The encoder of captions": config.TextEncoderConfig,
     "A comparison of the report": config.ComparisonConfig,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,6 +76,39 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Update what has no gradient (a momentum teacher); `progress` runs from 0 to 1 over the run."""
+
+
+class Composed(Method):
+    """A method that stands on another trained one, its base, which stays as it was trained.
+
+    The base is part of the method and of what is saved of it, but of no phase; it is in eval mode all along, so that no
+    buffer of its moves either. What `forward` asks of it beside its own `forward` are functions of its parts.
+
+    Attributes:
+        base_families: sections of params.yaml whose experiments can be the base, as a literal; checked before anything
+            runs, as is the data set, which must be the method's own.
+        base_needs: names of the functions that the method calls of its base, as a literal; checked the same.
+        base_seed: "same" where each seed stands on the base of that seed, "first" where all stand on the base's first,
+            so that their losses compare; as a literal.
+    """
+
+    base_families: ClassVar[tuple[str, ...]] = ()
+    base_needs: ClassVar[tuple[str, ...]] = ()
+    base_seed: ClassVar[str] = "same"
+
+    def __init__(self, config: Any, spec: DataSpec, base: Method) -> None:
+        super().__init__(config, spec)
+        self.base = base.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but the base."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def phase_parameters(self, phase: str) -> Iterable[nn.Parameter]:
+        """All but those of the base."""
+        return (parameter for name, parameter in self.named_parameters() if not name.startswith("base."))
 
 
 @runtime_checkable

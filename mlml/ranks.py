@@ -1,6 +1,7 @@
 """One training in several processes, started by torchrun: the same loop, each process with its part of every batch.
 
     <folder>/job.json               what is trained
+    <folder>/base/                  of a composed method, what it stands on
     <folder>/evaluations.jsonl      the metrics of each evaluation, for who waits
     <folder>/failed_<rank>.json     what ended a rank
     <folder>/trained/               the trained method, and its validation metrics
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mlml import beside, distributed, model_folder
+from mlml import beside, catalogue, distributed, model_folder
 from mlml.config import Declared, TrainConfig
 from mlml.data.batches import split_batches
 from mlml.data.dataset import PreparedData
@@ -77,6 +78,7 @@ def train(
     seed: int,
     folder: Path,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    base: Method | None = None,
 ) -> tuple[Method, dict[str, float]]:
     """Train a method in `config.train.processes` processes, or go on from the checkpoint in `folder`.
 
@@ -88,6 +90,7 @@ def train(
         seed: of everything.
         folder: where checkpoints and metric points lie.
         on_evaluation: called here with (step, metrics) after each evaluation; what it raises ends the processes.
+        base: of a composed method, what it stands on.
 
     Returns:
         The trained method, in eval mode on the processor, and its validation metrics.
@@ -102,6 +105,8 @@ def train(
     threads = torch.get_num_threads()
     job = Job(family, method, config.model_dump(mode="json"), str(data), seed, threads)
     (folder / "job.json").write_text(json.dumps(job._asdict()))
+    if base is not None:
+        model_folder.save(folder / "base", *catalogue.section_and_name(type(base)), base)
     environment = {
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # DDP warns that no parameter is unused, which `mlml.train` has its reason for
         **os.environ,
@@ -207,8 +212,8 @@ def _work(folder: Path | None) -> None:
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         device = distributed.start()
-        job = distributed.from_rank_zero(_read(folder) if distributed.rank() == 0 else None)
-        _train(job, folder, device)
+        job, base = distributed.from_rank_zero(_read(folder) if distributed.rank() == 0 else None)
+        _train(job, base, folder, device)
     except Exception as error:
         if folder is not None:
             rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -217,17 +222,20 @@ def _work(folder: Path | None) -> None:
     distributed.stop()
 
 
-def _read(folder: Path | None) -> Job:
+def _read(folder: Path | None) -> tuple[Job, model_folder.Saved | None]:
+    """The job, and what its method stands on, which the other machines need not have."""
     if folder is None:
         raise RankError("rank 0 must be on the machine of the stage; set PET_NODE_RANK to 0 there, and not here")
-    return Job(**json.loads((folder / "job.json").read_text()))
+    job = Job(**json.loads((folder / "job.json").read_text()))
+    return job, model_folder.read(folder / "base") if job.family == "composed" else None
 
 
-def _train(job: Job, folder: Path | None, device: torch.device) -> None:
+def _train(job: Job, saved: model_folder.Saved | None, folder: Path | None, device: torch.device) -> None:
     torch.set_num_threads(job.threads)
     data = PreparedData(Path(job.data))
+    base = model_folder.restore(saved) if saved is not None else None
     seed_everything(job.seed, "init")
-    method = model_folder.build(job.family, job.method, job.config, data.spec)
+    method = model_folder.build(job.family, job.method, job.config, data.spec, base)
     config: TrainConfig = method.config.train
     part = method.targets, distributed.rank(), distributed.world_size()
     batches = split_batches(data, "train", config.batch_size, job.seed, device, *part)
@@ -241,18 +249,19 @@ def _train(job: Job, folder: Path | None, device: torch.device) -> None:
 
     fitted = fit(method, batches, judged, config, job.seed, here or Path(), tell)
     if config.shard:
-        method = _put_together(method, job)
+        method = _put_together(method, job, saved)
     if here is not None:
         model_folder.save(here / "trained", job.family, job.method, method)
         (here / "trained" / "metrics.json").write_text(json.dumps(fitted.metrics))
 
 
-def _put_together(method: Method, job: Job) -> Method:
+def _put_together(method: Method, job: Job, saved: model_folder.Saved | None) -> Method:
     """Return the method with whole parameters, on the processor; every rank must call it."""
     from mlml import sharding
 
     state = sharding.whole(method.state_dict())
-    built = model_folder.build(job.family, job.method, job.config, method.spec)
+    base = model_folder.restore(saved) if saved is not None else None
+    built = model_folder.build(job.family, job.method, job.config, method.spec, base)
     built.load_state_dict(state)
     return built
 

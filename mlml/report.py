@@ -33,7 +33,9 @@ _COLUMNS = (
     *("dataset", "encoder", "family", "method", "network", "encoder_dataset", "baseline", "probe"),
     *("mean", "interval95", "gain", "seeds", "key", "commit", "stage", "command"),
 )
-_FAMILIES = ("supervised", "pretext", "generative", "evaluation", "search", "study", "illustration", "probe")
+_TRAINED = ("supervised", "pretext", "generative", "composed")
+_FAMILIES = (*_TRAINED, "evaluation", "search", "study", "illustration", "probe")
+_GENERATED = ("generative", "composed")
 _PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
 _SEEING = ("pretext", "probe")  # families whose pictures are of images as an encoder sees them
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
@@ -155,7 +157,7 @@ def write_report(
         encoders=[result.name for result in results if result.family in ("pretext", "supervised")],
         supervised=[_experiment(result) for result in results if result.family == "supervised"],
         seen=[_experiment(result) for result in results if result.family in _SEEING and result.figures],
-        generated=[_experiment(result) for result in results if result.family == "generative"],
+        generated=[_experiment(result) for result in results if result.family in _GENERATED],
         evaluations=report_evaluations.tables(evaluations, _number),
         evaluated={result.name: _experiment(result) for result in evaluations},
         findings=[_finding(result) for result in results if result.family in ("study", "illustration")],

@@ -14,19 +14,23 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from mlml import distributed
+from mlml.method import Method
 
-CALLED = ("dense", "tokens", "encode_tokens")
-"""What methods call of a network beside `forward`: see `Dense` and `Tokens` of `mlml.models`."""
+CALLED = ("dense", "grids", "tokens", "encode_tokens")
+"""What methods call of a network beside `forward`: see `Dense`, `Grids` and `Tokens` of `mlml.models`."""
 
 
 def shard(model: nn.Module, device: torch.device) -> None:
     """Cut the parameters of `model` in place; a layer's are put together only while it computes.
 
-    Layers of a `ModuleList`, such as a transformer's, and the children of the model are gathered one by one.
+    Layers of a `ModuleList`, such as a transformer's, and the children of the model and of a base that it stands on are
+    gathered one by one.
     """
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
-    for layer in [*(layer for layers in lists for layer in layers), *model.children()]:
+    bases = [module for module in model.modules() if isinstance(module, Method) and module is not model]
+    of_bases = [layer for base in reversed(bases) for layer in base.children()]
+    for layer in [*(layer for layers in lists for layer in layers), *of_bases, *model.children()]:
         if not isinstance(layer, nn.ModuleList) and any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh)
     # cut again also after an evaluation, where no backward pass does it: averages move parameters by their cut parts

@@ -25,6 +25,7 @@ from stages._training import (
     FIGURES,
     clear_checkpoints,
     fresh_folder,
+    kept_base,
     start_target,
     train,
     write_metrics,
@@ -107,7 +108,7 @@ def run_trial(
         first = seed == search.seeds[0]
         watch = (lambda step, metrics: report(step, measure(metrics))) if first else None
         folder = run.folder if first else run.folder / f"seed_{seed}"
-        values.append(measure(train(experiment, data, seed, folder, device, watch)[1]))
+        values.append(measure(train(experiment, data, seed, folder, device, watch, kept_base(target, seed))[1]))
     value = sum(values) / len(values)
     run.log("objective", value)
     return value

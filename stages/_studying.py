@@ -14,6 +14,7 @@ from stages._run import Stage
 from stages._training import (
     MODELS,
     clear_checkpoints,
+    kept_base,
     start_target,
     train_here,
 )
@@ -26,15 +27,16 @@ def study(stage: Stage) -> None:
     method = method_class(method_class.Config.model_validate(experiment.config.model_dump()))
 
     def build(seed: int) -> Method:
+        base = kept_base(target, seed)
         seed_everything(seed, "init")
-        built = model_folder.build(target.family, target.method, target.config, data.spec)
+        built = model_folder.build(target.family, target.method, target.config, data.spec, base)
         return built.to(device)
 
     def train_anew(label: str, part: PreparedData, seed: int, steps: int) -> tuple[Method, dict[str, float]]:
         other = of_length(target, steps)
         run = stage.nested_run(label, other.resolved(), **{"mlml.seed": str(seed)})
         stage.at_end.append(partial(clear_checkpoints, run.folder))
-        return train_here(other, part, seed, run.folder, device)
+        return train_here(other, part, seed, run.folder, device, base=kept_base(target, seed))
 
     subject = Subject(
         name=target.name,

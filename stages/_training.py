@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from mlml import checkpoint, distributed, model_folder, points, ranks
+from mlml import catalogue, checkpoint, distributed, model_folder, points, ranks
 from mlml.config import TrainConfig
 from mlml.data.batches import split_batches
 from mlml.data.dataset import DataError, PreparedData
-from mlml.declaration import Experiment
+from mlml.declaration import Declaration, Experiment
 from mlml.diagnostics import LAYER, REPRESENTATION, STEP, Record
 from mlml.method import Method
 from mlml.seeds import seed_everything
@@ -56,7 +56,9 @@ def train_experiment(stage: Stage, assess: Assess, look_back: LookBack | None = 
     for seed in experiment.seeds:
         run = stage.nested_run(f"seed_{seed}", experiment.resolved(), **{"mlml.seed": str(seed)})
         folder = folders[seed] = run.folder
-        method, metrics = stage.steps.run(f"train seed {seed}", partial(train, experiment, data, seed, folder, device))
+        base = load_base(stage.declaration, experiment, seed)
+        training = partial(train, experiment, data, seed, folder, device, base=base)
+        method, metrics = stage.steps.run(f"train seed {seed}", training)
         stage.at_end.append(partial(clear_checkpoints, folder))
         measured = stage.steps.run(f"evaluate seed {seed}", partial(assess, method.eval(), data, seed))
         if look_back is not None:
@@ -69,6 +71,20 @@ def train_experiment(stage: Stage, assess: Assess, look_back: LookBack | None = 
     stage.steps.run("write outputs", lambda: write_outputs(stage, results, folders))
     write_diagnostics(stage, records)
     stage.run.log_artifact(MODELS / stage.name)
+
+
+def load_base(declaration: Declaration, experiment: Experiment, seed: int) -> Method | None:
+    """The trained model that a seed of a composed experiment stands on; None of any other experiment."""
+    if experiment.family != "composed":
+        return None
+    base = declaration.experiments[experiment.config.base]
+    method = catalogue.method_class(catalogue.SECTIONS["composed"], experiment.method)
+    return model_folder.load(MODELS / base.name / f"seed_{base.seeds[0] if method.base_seed == 'first' else seed}")
+
+
+def kept_base(target: Experiment, seed: int) -> Method | None:
+    """The same of an experiment that is trained already, from its own folder, for who trains it anew."""
+    return model_folder.base_of(MODELS / target.name / f"seed_{seed}") if target.family == "composed" else None
 
 
 def start_target(stage: Stage) -> tuple[Experiment, Experiment, PreparedData, torch.device]:
@@ -95,15 +111,19 @@ def train(
     folder: Path,
     device: torch.device,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    base: Method | None = None,
 ) -> tuple[Method, dict[str, float]]:
-    """Train one seed of an experiment, or go on from its checkpoint; returns the method and its validation metrics."""
+    """Train one seed of an experiment, or go on from its checkpoint; returns the method and its validation metrics.
+
+    `base` is what a composed experiment stands on.
+    """
     config: TrainConfig | None = getattr(experiment.config, "train", None)
     if config is not None and ranks.needed(config):
         trained = ranks.train(
-            experiment.family, experiment.method, experiment.config, data.folder, seed, folder, on_evaluation
+            experiment.family, experiment.method, experiment.config, data.folder, seed, folder, on_evaluation, base
         )
         return trained[0].to(device), trained[1]
-    return train_here(experiment, data, seed, folder, device, on_evaluation)
+    return train_here(experiment, data, seed, folder, device, on_evaluation, base)
 
 
 def train_here(
@@ -113,10 +133,11 @@ def train_here(
     folder: Path,
     device: torch.device,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    base: Method | None = None,
 ) -> tuple[Method, dict[str, float]]:
     """Train one seed in this process, on any part of prepared data; otherwise as `train`."""
     seed_everything(seed, "init")
-    method = model_folder.build(experiment.family, experiment.method, experiment.config, data.spec).to(device)
+    method = model_folder.build(experiment.family, experiment.method, experiment.config, data.spec, base).to(device)
     if not method.phases:
         return method, {}
     config = experiment.config.train

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from mlml import catalogue, declaration
+from mlml import catalogue, declaration, declaration_faults
 from mlml.config import DeclarationError, overridden
 
 DECLARATIONS = sorted(Path("experiments").glob("*.yaml"))
@@ -181,7 +181,7 @@ FAULTS = [
             (
                 {"of": ["simclr", "rotatoin"]},
                 "report.comparisons.0.of: no experiment 'rotatoin' is declared in supervised, pretext, generative, "
-                "probe or evaluation; did you mean 'rotation'?",
+                "composed, probe or evaluation; did you mean 'rotation'?",
             ),
             ({"metric": "loss"}, "report.comparisons.0.metric: must be a metric of a split, 'test/...' or"),
             ({"metric": "test/loss"}, "report.comparisons.0.metric: 'simclr' will not have 'test/loss' (known: val"),
@@ -204,7 +204,7 @@ FAULTS = [
             ({"method": "learning"}, "study.s.method: unknown name 'learning'; did you mean 'learning_curve'?"),
             (
                 {"experiment": "clasifier"},
-                "study.s.experiment: no experiment 'clasifier' is declared in supervised or pretext or generative; did",
+                "study.s.experiment: no experiment 'clasifier' is declared in supervised or pretext or gen",
             ),
             ({"dataset": "dgits"}, "study.s.dataset: no data set 'dgits' is declared; did you mean 'digits'?"),
             ({"dataset": "dgits"}, "study.s.dataset: must be 'digits', that of 'classifier'; got 'dgits'"),
@@ -229,7 +229,7 @@ FAULTS = [
             ({"method": "sample_qualty"}, "evaluation.q.method: unknown name 'sample_qualty'; did you mean 'sample_q"),
             (
                 {"generator": "vea"},
-                "evaluation.q.generator: no experiment 'vea' is declared in generative or pretext; did you mean 'vae'?",
+                "evaluation.q.generator: no experiment 'vea' is declared in generative or composed or ",
             ),
             (
                 {"generator": "classifier"},
@@ -251,6 +251,49 @@ FAULTS = [
             ({"num_samples": 9}, "evaluation.q.num_samples: must be greater than or equal to 10; got 9"),
             ({"method": "reconstruction_quality", "window": 8}, "evaluation.q.window: must be odd; got 8"),
             ({"num_sample": 90}, "evaluation.q.num_sample: unknown key; did you mean 'num_samples'?"),
+        )
+    ),
+    *(
+        ("composed", {"c": {"method": method, "dataset": "digits", "train": {"steps": 1}, **entry}}, said)
+        for method, entry, said in (
+            ("latent_diffusion", {}, "composed.c.base: required, but not given"),
+            ("latent_diffusion", {"base": 3}, "composed.c.base: must be a valid string; got 3"),
+            (
+                "latent_diffusion",
+                {"base": "vea"},
+                "composed.c.base: no experiment 'vea' is declared in generative or composed; did you mean 'vae'?",
+            ),
+            (
+                "latent_diffusion",
+                {"base": "classifier"},
+                "composed.c.base: no experiment 'classifier' is declared in generative or composed (known: ",
+            ),
+            (
+                "latent_diffusion",
+                {"base": "vae", "seeds": [0, 1]},
+                "composed.c.base: 'vae' has seeds [0], which lack some of [0, 1]",
+            ),
+            (
+                "latent_diffusion",
+                {"base": "vae", "dataset": "dgits"},
+                "composed.c.base: 'vae' is trained on 'digits', not on 'dgits'; the two must have one data set",
+            ),
+            ("latent_diffusion", {"base": "c"}, "composed.c.base: 'c' stands on 'c' itself; name one that does not"),
+            (
+                "perceptual_vae",
+                {"base": "simclr", "encoder": {"network": "mlp"}},
+                "composed.c.base: no experiment 'simclr' is declared in supervised (known: classifier)",
+            ),
+            (
+                "perceptual_vae",
+                {"base": "classifier", "encoder": {"network": "mlp"}, "layers": [1, 5]},
+                "composed.c.layers: the base's encoder, of 'cnn', has the stages 1 to 4; got 5",
+            ),
+            (
+                "perceptual_vae",
+                {"base": "classifier", "encoder": {"network": "mlp"}, "layers": [1, 1]},
+                "composed.c.layers: must be different from each other; got [1, 1]",
+            ),
         )
     ),
     *(
@@ -327,6 +370,58 @@ def test_what_a_method_offers_is_known_without_importing_it(method, offered):
     assert catalogue.offers("pretext", method, "encode")
 
 
+LATENT = {"method": "latent_diffusion", "dataset": "digits", "base": "vae", "train": {"steps": 1}}
+PERCEPTUAL = {
+    "method": "perceptual_vae",
+    "dataset": "digits",
+    "base": "classifier",
+    "encoder": {"network": "mlp"},
+    "train": {"steps": 1},
+}
+
+
+def test_a_base_has_what_the_method_calls(content):
+    content["generative"]["gan"] = {"method": "gan", "dataset": "digits", "train": {"steps": 1}}
+    content["composed"] = {"c": {**LATENT, "base": "gan"}}
+    assert found(content) == ["composed.c.base: 'gan' is of 'gan', which has no 'infer' (known: vae)"]
+
+
+def test_a_base_may_be_composed_but_not_of_what_stands_on_it(content):
+    content["composed"] = {"features": {**PERCEPTUAL, "seeds": [0, 1]}, "c": {**LATENT, "base": "features"}}
+    assert list(declaration.check(content).experiments)[-3:] == ["features", "c", "classifier_rate"]
+    content["composed"] = {"d": {**LATENT, "base": "e"}, "e": {**LATENT, "base": "d"}}
+    assert found(content) == [
+        "composed.d.base: 'e' stands on 'd' itself; name one that does not",
+        "composed.e.base: 'd' stands on 'e' itself; name one that does not",
+    ]
+
+
+def test_a_base_without_stages_of_convolutions_is_no_base_of_features(content):
+    content["supervised"]["classifier"]["encoder"] = {"network": "mlp"}
+    content["search"] = {}
+    content["composed"] = {"c": PERCEPTUAL}
+    assert found(content) == [
+        "composed.c.base: its encoder is of 'mlp', which has no stages of convolutions to compare; take one of 'cnn', "
+        "'convnet' and 'resnet'"
+    ]
+
+
+def test_a_composed_experiment_is_one_as_any_other(content):
+    """It may be evaluated, studied, searched and compared; its base may not be searched."""
+    content["composed"] = {"c": LATENT}
+    content["evaluation"] = {
+        "q": {"method": "sample_quality", "generator": "c", "extractor": "classifier", "dataset": "digits"}
+    }
+    content["study"] = {"s": {"method": "loss_landscape", "experiment": "c", "dataset": "digits"}}
+    search = content["search"]["classifier_rate"]
+    search |= {"experiment": "c", "space": {"denoiser.width": {"type": "int", "low": 8, "high": 24, "step": 8}}}
+    comparison = {"title": "t", "metric": "test/loss", "of": ["c", "vae"]}
+    content["report"] = {"comparisons": [comparison]}
+    assert {"c", "composed", "composed@c"} <= set(declaration.check(content).targets())
+    search["space"] = {"base": {"type": "categorical", "choices": ["vae", "c"]}}
+    assert any(fault.startswith("search.classifier_rate.space.base: cannot be searched") for fault in found(content))
+
+
 def test_an_extractor_tells_classes_of_images(content):
     masks = {"method": "segmenter", "dataset": "drawn", "encoder": {"network": "unet"}, "train": {"steps": 1}}
     content["data"]["drawn"] = {"source": "shapes"}
@@ -390,7 +485,7 @@ def test_texts_need_a_generator_that_reads_them(content, texts):
 
 def test_edits_are_measured_where_the_generator_edits(content, texts):
     experiments = declaration.check(content).experiments
-    measured = declaration.measured(experiments["t"], experiments)
+    measured = declaration_faults.measured(experiments["t"], experiments)
     assert set(measured) >= {"test/text_agreement", "test/guidance_scale", "test/edit_agreement"}
 
 
@@ -411,7 +506,7 @@ def test_a_study_of_likelihood_needs_one(content):
 
 
 def test_studies_and_illustrations_may_be_left_out(content):
-    assert not {"study", "illustration", "evaluation"} & set(content)
+    assert not {"study", "illustration", "evaluation", "composed"} & set(content)
     declared = declaration.check(content)
     assert declared.family("study") == declared.family("illustration") == declared.family("evaluation") == []
     content["illustration"] = {"wave": {"method": "schedule_curves", "schedules": {"cosine": {"name": "cosine"}}}}

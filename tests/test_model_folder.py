@@ -41,6 +41,27 @@ def test_the_bytes_are_a_function_of_weights_and_config(saved, tmp_path):
     assert json.loads((saved / "model.json").read_text())["config"]["encoder"]["hidden_widths"] == [4]
 
 
+def test_a_composed_model_is_read_without_the_folder_of_its_base(blob_data, tmp_path):
+    """Bit for bit, and through several models below it; its base can be had from it."""
+    numbers = {"encoder": CONFIG["encoder"], "train": {"steps": 1}}
+    encoder = {"network": "cnn", "width": 4, "num_stages": 2}
+    classifier = model_folder.build("supervised", "classifier", {**numbers, "encoder": encoder}, blob_data.spec)
+    below = model_folder.build("composed", "perceptual_vae", {**numbers, "base": "a"}, blob_data.spec, classifier)
+    config = {"base": "b", "train": {"steps": 1}, "sampler": {"name": "ddim", "steps": 2}}
+    method = model_folder.build("composed", "latent_diffusion", config, blob_data.spec, below).eval()
+    model_folder.save(tmp_path / "model", "composed", "latent_diffusion", method)
+    loaded = mlml.load(tmp_path / "model")
+    assert list(loaded.state_dict()) == list(method.state_dict())
+    assert all(torch.equal(value, method.state_dict()[key]) for key, value in loaded.state_dict().items())
+    drawn = [each.sample(2, torch.Generator().manual_seed(0)) for each in (method, loaded)]
+    assert torch.equal(*drawn)
+    base = model_folder.base_of(tmp_path / "model")
+    assert all(torch.equal(value, below.state_dict()[key]) for key, value in base.state_dict().items())
+    description = json.loads((tmp_path / "model" / "model.json").read_text())["base"]
+    assert (description["family"], description["method"]) == ("composed", "perceptual_vae")
+    assert description["base"]["config"]["encoder"]["width"] == 4
+
+
 PROGRAM = """
 import sys, importlib.abc
 class Blocked(importlib.abc.MetaPathFinder):

@@ -68,6 +68,29 @@ def test_two_processes_train_as_one(blob_data, tmp_path):
     assert not found[0].training
 
 
+def test_what_a_composed_method_stands_on_reaches_every_process(blob_data, tmp_path):
+    """Also where its parameters are cut, and it is put together in the end."""
+    encoder = {"network": "mlp", "hidden_widths": [16]}
+    vae = {"encoder": encoder, "latent_dim": 2, "train": {"steps": 1}}
+    torch.manual_seed(3)
+    base = model_folder.build("generative", "vae", vae, blob_data.spec).eval()
+    numbers = {"width": 16, "num_blocks": 1}
+    entry = {"method": "latent_diffusion", "dataset": "blobs", "base": "vae", "denoiser": numbers}
+    declared = resolve("composed", "latent", {**entry, "train": {**TRAIN, "shard": True}}).config
+    method, metrics = ranks.train(
+        "composed", "latent_diffusion", declared, blob_data.folder, 0, tmp_path / "two", base=base
+    )
+    weights = method.state_dict()
+    assert all(torch.equal(weights[f"base.{key}"], value) for key, value in base.state_dict().items())
+    alone = resolve("composed", "latent", {**entry, "train": {**TRAIN, "processes": 1}}).config
+    seed_everything(0, "init")
+    expected = model_folder.build("composed", "latent_diffusion", alone, blob_data.spec, base)
+    splits = [blob_data.split(name) for name in ("train", "validation")]
+    batches = [Batches(split.images, split.labels, 16, 0, CPU) for split in splits]
+    fitted = fit(expected, *batches, alone.train, 0, tmp_path / "one")
+    assert_near((method, metrics), (expected, fitted.metrics))
+
+
 class Stopped(Exception):
     """What a test ends a training with."""
 

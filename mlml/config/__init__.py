@@ -1,6 +1,7 @@
 """Typed, frozen configuration and the one error sentence. Nothing here imports torch."""
 
 from mlml.config.comparison import ComparisonConfig, is_share
+from mlml.config.composed import ComposedConfig
 from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
 from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
 from mlml.config.diffusion import (
@@ -11,6 +12,7 @@ from mlml.config.diffusion import (
     HeunSampler,
     SamplerConfig,
     TextEncoderConfig,
+    VectorDenoiserConfig,
     check_process,
 )
 from mlml.config.evaluation import ComparingConfig, EvaluationConfig
@@ -83,6 +85,7 @@ __all__ = [
     "CategoricalDimension",
     "ComparingConfig",
     "ComparisonConfig",
+    "ComposedConfig",
     "ConstantInitialiser",
     "ConstantSchedule",
     "ConvolutionLayer",
@@ -146,6 +149,7 @@ __all__ = [
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
+    "VectorDenoiserConfig",
     "check_process",
     "faults",
     "is_share",

@@ -34,6 +34,20 @@ class DenoiserConfig(Declared):
     patch_size: PositiveInt = 1
 
 
+class VectorDenoiserConfig(Declared):
+    """A residual perceptron for vectors, with the blocks of Peebles & Xie 2023, arXiv:2212.09748, section 3.2.
+
+    Attributes:
+        width: of what is between the blocks.
+        hidden_ratio: width of the hidden layer of each block, in units of `width`.
+    """
+
+    width: Annotated[int, Field(ge=2, multiple_of=2)] = 256
+    num_blocks: PositiveInt = 4
+    hidden_ratio: PositiveInt = 2
+    dropout_prob: BelowOne = 0.0
+
+
 class TextEncoderConfig(Declared):
     """A transformer over the words of a caption, trained along: Nichol et al. 2022, arXiv:2112.10741, section 4.
 

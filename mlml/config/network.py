@@ -20,6 +20,11 @@ class NetworkConfig(Declared):
     network: str
     initialiser: InitialiserConfig | None = None
 
+    @property
+    def num_grids(self) -> int:
+        """How many grids the network's `grids` gives; 0: it has no such function."""
+        return 0
+
 
 def _network(value: Any, _: Any) -> NetworkConfig:
     """Validate a mapping by the config of the network that it names."""

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mlml.config import DenoiserConfig
+from mlml.layers.deconvolution import UpsampleConv2d
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 
@@ -104,7 +105,7 @@ class Denoiser(nn.Module):
                 width = widths[grid]
             self.up.append(blocks)
             if grid:
-                self.enlarge.append(nn.Conv2d(width, width, 3, padding=1))
+                self.enlarge.append(UpsampleConv2d(width, width))
         last = _zero(nn.Conv2d(width, out_channels * pixels, 3, padding=1))
         self.last = nn.Sequential(_norm(config, width), nn.SiLU(), last)
 
@@ -136,7 +137,7 @@ class Denoiser(nn.Module):
                 grid = block(torch.cat([grid, skipped.pop()], 1), embedding, tokens)
             if number < len(self.enlarge):
                 height, width = self.sizes[-2 - number]
-                grid = self.enlarge[number](F.interpolate(grid, scale_factor=2.0)[..., :height, :width])
+                grid = self.enlarge[number](grid)[..., :height, :width]
         return F.pixel_shuffle(self.last(grid), self.patch_size)
 
 

@@ -1,9 +1,10 @@
 """The process that the diffusion methods share: draw a timestep and noise, predict, and sample as declared.
 
-Notation: x_0 in [-1, 1] is an image in [0, 1] times 2 minus 1; the rest is that of `mlml.diffusion.noise`.
+Notation: x_0 in [-1, 1] is an image in [0, 1] times 2 minus 1, or else anything whose components have a variance of
+about 1, such as a latent vector; the rest is that of `mlml.diffusion.noise`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
@@ -41,10 +42,10 @@ class Numbers(Protocol):
 
 
 class Noising(NamedTuple):
-    """The timestep and the noise that each image of a batch gets."""
+    """The timestep and the noise that each x_0 of a batch gets."""
 
     t: Int[Tensor, " b"]
-    epsilon: Float[Tensor, "b c h w"]
+    epsilon: Float[Tensor, "b ..."]
 
 
 class Process(nn.Module):
@@ -69,21 +70,28 @@ class Process(nn.Module):
 
     def draw(self, images: Float[Tensor, "b c h w"], generator: torch.Generator) -> Noising:
         """Uniform timesteps and standard normal noise for these images, of all that every rank draws."""
-        count, device = distributed.total(len(images)), images.device
+        return self.draw_shape(images.shape, generator)
+
+    def draw_shape(self, shape: Sequence[int], generator: torch.Generator) -> Noising:
+        """The same for x_0 of this shape, (b, ...)."""
+        count, device = distributed.total(shape[0]), self.signal.device
         t = torch.randint(self.numbers.timesteps, (count,), generator=generator, device=device)
-        epsilon = torch.randn((count, *images.shape[1:]), generator=generator, device=device)
+        epsilon = torch.randn((count, *shape[1:]), generator=generator, device=device)
         return Noising(distributed.share(t), distributed.share(epsilon))
 
     def loss(self, images: Float[Tensor, "b c h w"], noising: Noising, predict: Predict) -> Output:
-        """Squared error of the prediction, the mean over pixels: Ho et al. 2020, Eq. 14 for epsilon.
+        """`objective` of images in [0, 1]."""
+        return self.objective(2 * images - 1, noising, predict)
+
+    def objective(self, x0: Float[Tensor, "b ..."], noising: Noising, predict: Predict) -> Output:
+        """Squared error of the prediction, the mean over components: Ho et al. 2020, Eq. 14 for epsilon.
 
         For x_0 it is the same with weight signal^2 / noise^2 of each timestep, for v one more (Salimans & Ho 2022,
         section 4). `loss/bin_<k>` is the loss of the k-th quarter of the timesteps: over the batch, with the weight by
         which the mean over many batches is the quarter's own, however few of its timesteps one batch holds.
         """
         t, epsilon = noising
-        signal, noise = (rate[t].view(-1, 1, 1, 1) for rate in (self.signal, self.noise))
-        x0 = 2 * images - 1
+        signal, noise = (rate[t].view(-1, *[1] * (x0.ndim - 1)) for rate in (self.signal, self.noise))
         predicted = predict(signal * x0 + noise * epsilon, t).float()
         wanted = target(self.numbers.prediction, x0, epsilon, signal, noise)
         losses = (predicted - wanted).square().flatten(1).mean(1)  # (b,)
@@ -106,9 +114,12 @@ class Process(nn.Module):
 
     def sample(self, denoise: Denoise, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1] by the declared sampler, from noise that `generator` gives."""
+        return in_range(self.sample_x0(denoise, shape, generator))
+
+    def sample_x0(self, denoise: Denoise, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n ..."]:
+        """The same of any x_0 of this shape, (n, ...)."""
         x = torch.randn(shape, generator=generator, device=self.signal.device)
-        x = samplers.sample(self.sampler, denoise, x, self.schedule, generator)
-        return in_range(x)
+        return samplers.sample(self.sampler, denoise, x, self.schedule, generator)
 
     @contextmanager
     def in_steps(self, steps: int) -> Iterator[None]:
@@ -128,26 +139,33 @@ class Process(nn.Module):
     def film(
         self, denoise: Denoise, images: Float[Tensor, "b c h w"], num_frames: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "b s c h w"], Float[Tensor, "b s c h w"]]:
-        """The way of images to noise, and of as much noise to new images, both ends included.
+        """The way of images to noise, and of as much noise to new images, both ends included, as `ways`."""
+        forward, reverse = self.ways(denoise, 2 * images - 1, num_frames, generator)
+        return torch.stack([images, *map(in_range, forward[1:])], 1), torch.stack([*map(in_range, reverse)], 1)
+
+    def ways(
+        self, denoise: Denoise, x0: Float[Tensor, "b ..."], num_frames: int, generator: torch.Generator
+    ) -> tuple[list[Float[Tensor, "b ..."]], list[Float[Tensor, "b ..."]]]:
+        """The way of x_0 to noise, and of as much noise to new ones, frame by frame.
 
         Frames of the first have one and the same noise, at timesteps of equal distances; those of the second lie at
         equal distances among the denoiser's calls.
         """
-        epsilon = torch.randn(images.shape, generator=generator, device=images.device)
+        epsilon = torch.randn(x0.shape, generator=generator, device=x0.device)
         last = self.numbers.timesteps - 1
-        forward = [images]
+        forward = [x0]
         for frame in range(1, num_frames):
             signal, noise = self.schedule.rates(last * frame // (num_frames - 1))
-            forward.append(in_range(signal * (2 * images - 1) + noise * epsilon))
+            forward.append(signal * x0 + noise * epsilon)
         seen: list[Tensor] = []
 
         def watched(x: Tensor, t: float) -> Tensor:
-            seen.append(in_range(x))
+            seen.append(x)
             return denoise(x, t)
 
-        reverse = self.sample(watched, tuple(images.shape), generator)
+        reverse = self.sample_x0(watched, tuple(x0.shape), generator)
         kept = torch.linspace(0, len(seen) - 1, num_frames - 1).round().long().tolist()
-        return torch.stack(forward, 1), torch.stack([*(seen[k] for k in kept), reverse], 1)
+        return forward, [*(seen[k] for k in kept), reverse]
 
 
 def in_range(x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:

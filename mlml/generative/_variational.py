@@ -7,7 +7,7 @@ its class; k = 0 for none.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mlml import distributed, models
+from mlml.data.augment import shift_flip
+from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
 from mlml.layers.deconvolution import Decoder
 from mlml.method import Method, Output
@@ -79,12 +81,30 @@ def importance_weighted_bound(
     return torch.logsumexp(log_p_x_given_z + log_p_z - log_q_z, 0) - math.log(len(log_p_z))
 
 
+def great_circle(z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], steps: int) -> Float[Tensor, "b s d"]:
+    """Points of the great circle between two latents, both ends included.
+
+    Spherical interpolation (White 2016, arXiv:1609.04468) stays where a Gaussian prior has its mass.
+    """
+    cosine = F.cosine_similarity(z0, z1, dim=1).clamp(-1 + 1e-6, 1 - 1e-6)
+    angle = cosine.acos()[:, None, None]  # (b, 1, 1)
+    t = torch.linspace(0, 1, steps, device=z0.device)[None, :, None]  # (1, s, 1)
+    return ((1 - t) * angle).sin() / angle.sin() * z0[:, None] + (t * angle).sin() / angle.sin() * z1[:, None]
+
+
 def warmed_up(beta: float, warmup: float, progress: float) -> float:
     """Weight of the KL term: a straight line from 0 to `beta` over the first `warmup` of the run, `beta` from there on.
 
     Bowman et al. 2016, arXiv:1511.06349, section 3.1; Sonderby et al. 2016, arXiv:1602.02282, section 2.3.
     """
     return beta * min(1.0, progress / warmup) if warmup > 0 else beta
+
+
+class Noisy(NamedTuple):
+    """Images, and the standard normal noise of their draws of z."""
+
+    images: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b d"]
 
 
 class Variational(Method):
@@ -124,7 +144,7 @@ class Variational(Method):
         mu, log_var = self.posterior_of(self.encoder(images), condition)
         logits = self.logits(draw(mu, log_var, noise), condition)
         kl = kl_per_dimension(mu, log_var)  # (b, d)
-        reconstruction = -log_likelihood_of_pixels(logits, images, self.config.likelihood).mean()
+        reconstruction, parts = self.reconstruction(logits, images)
         weight = self.kl_weight if self.training else self.config.beta
         active = (distributed.mean(kl.detach().mean(0)) > ACTIVE).float().sum()  # of the batch of all processes
         total = kl.sum(1).mean()
@@ -133,8 +153,16 @@ class Variational(Method):
             "kl": total,
             "active_dimensions": active,
             "collapsed_dimensions": kl.shape[1] - active,
+            **parts,
         }
         return Output(reconstruction + weight * total, metrics)
+
+    def reconstruction(self, logits: Float[Tensor, "b c h w"], images: Float[Tensor, "b c h w"]) -> Output:
+        """What stands in the bound for how far the decoder is from the images, and its parts, if it has some.
+
+        Here it is minus the log likelihood of the pixels, the mean over images, in nats.
+        """
+        return Output(-log_likelihood_of_pixels(logits, images, self.config.likelihood).mean())
 
     def posterior_of(
         self, features: Float[Tensor, "b f"], condition: Float[Tensor, "b k"]
@@ -177,3 +205,42 @@ class Variational(Method):
         """Features of images in [0, 1]: the encoder's, before the posterior."""
         features: Tensor = self.encoder(images)
         return features
+
+
+class Unconditional(Variational):
+    """One whose encoder and decoder are told of the image alone; its config also has `augment`."""
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Noisy:
+        images = shift_flip(batch.images, self.config.augment, generator) if self.training else batch.images
+        return Noisy(images, distributed.share(self.noise(distributed.total(len(images)), generator)))
+
+    def forward(self, batch: Noisy, phase: str) -> Output:
+        return self.bound(batch.images, nothing(batch.images), batch.noise)
+
+    def infer(self, images: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log variance of q(z|x)."""
+        return self.posterior_of(self.encoder(images), nothing(images))
+
+    def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
+        """Images in [0, 1]: the decoder's mean."""
+        return self.logits(z, nothing(z)).sigmoid()
+
+    def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+        """Images in [0, 1] decoded from draws of the prior."""
+        return self.decode(self.noise(num_samples, generator))
+
+    def reconstruct(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Images decoded from the posterior's mean."""
+        return self.decode(self.infer(images)[0])
+
+    def interpolate(
+        self, first: Float[Tensor, "b c h w"], last: Float[Tensor, "b c h w"], steps: int
+    ) -> Float[Tensor, "b s c h w"]:
+        """Decoded points of the great circle between two posterior means, both ends included."""
+        z = great_circle(self.infer(first)[0], self.infer(last)[0], steps)
+        return torch.unflatten(self.decode(z.flatten(0, 1)), 0, (len(first), steps))
+
+
+def nothing(like: Tensor) -> Float[Tensor, "b 0"]:
+    """The condition of no condition."""
+    return like.new_zeros(len(like), 0)

@@ -4,9 +4,9 @@ from mlml import catalogue
 from mlml.config import NetworkConfig
 from mlml.data.dataset import DataSpec
 from mlml.initialisers import initialise
-from mlml.models._network import Dense, Network, Tokens
+from mlml.models._network import Dense, Grids, Network, Tokens
 
-__all__ = ["Dense", "Network", "Tokens", "build"]
+__all__ = ["Dense", "Grids", "Network", "Tokens", "build"]
 
 
 def build(config: NetworkConfig, spec: DataSpec) -> Network:

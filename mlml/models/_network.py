@@ -56,6 +56,14 @@ class Dense(Protocol):
         ...
 
 
+class Grids(Protocol):
+    """A network whose stages of convolutions can be looked at one by one; its `Config` has as many `num_grids`."""
+
+    def grids(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b c_s h_s w_s"]]:
+        """What each stage s leaves for images in [0, 1], the first stage first."""
+        ...
+
+
 class Tokens(Protocol):
     """A network that also runs on some patches of an image; its class says so by `has_tokens = True`.
 

@@ -13,6 +13,9 @@ from mlml.layers import norm
 from mlml.layers.memory import channels_last
 from mlml.models._network import Network, halved
 
+LAYERS = 3
+"""Of a stage: convolution, norm and activation."""
+
 
 class CNN(Network):
     """Stages of 3x3 convolution, norm and activation, then the mean over the grid.
@@ -32,6 +35,10 @@ class CNN(Network):
         num_stages: PositiveInt = 4
         activation: ActivationConfig = PlainActivation(name="relu")
         norm: NormConfig = PlainNorm(name="batch")
+
+        @property
+        def num_grids(self) -> int:
+            return self.num_stages
 
     config: Config
 
@@ -56,6 +63,15 @@ class CNN(Network):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         grid: Tensor = self.stages(channels_last(self.normalize(images)))  # (b, d, h_s, w_s)
         return grid.mean((2, 3))
+
+    def grids(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b c_s h_s w_s"]]:
+        """What each stage leaves, after its activation."""
+        grid, found = channels_last(self.normalize(images)), []
+        for number, layer in enumerate(self.stages, 1):
+            grid = layer(grid)
+            if number % LAYERS == 0:
+                found.append(grid)
+        return found
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         try:

@@ -60,6 +60,10 @@ class ConvNet(Network):
         activation: ActivationConfig = PlainActivation(name="relu")
         norm: NormConfig = PlainNorm(name="batch")
 
+        @property
+        def num_grids(self) -> int:
+            return sum(isinstance(layer, ConvolutionLayer | TransposedConvolutionLayer) for layer in self.layers)
+
     config: Config
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -113,8 +117,16 @@ class ConvNet(Network):
         assert self.dense_dim
         return self._run(images)
 
-    def _run(self, images: Tensor) -> Tensor:
-        """Output of the last layer."""
+    def grids(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b c_s h_s w_s"]]:
+        """What each convolution leaves, transposed ones included, after its activation."""
+        outputs: list[Tensor] = []
+        self._run(images, outputs)
+        kinds = (ConvolutionLayer, TransposedConvolutionLayer)
+        layers = zip(self.config.layers, outputs, strict=True)
+        return [output for layer, output in layers if isinstance(layer, kinds)]
+
+    def _run(self, images: Tensor, seen: list[Tensor] | None = None) -> Tensor:
+        """Output of the last layer; that of every layer is added to `seen`."""
         outputs = channels_last(self.normalize(images))
         undone: list[tuple[Tensor, tuple[int, int]]] = []  # indices of maxima, and the size of the pooled grid
         for layer in self.layers:
@@ -126,6 +138,8 @@ class ConvNet(Network):
                 outputs = unpool(outputs, *undone.pop())
             else:
                 outputs = layer(outputs)
+            if seen is not None:
+                seen.append(outputs)
         return outputs
 
 

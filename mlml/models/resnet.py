@@ -77,6 +77,10 @@ class ResNet(Network):
         stem: Literal["cifar", "pooled", "imagenet"] = "cifar"
         residual: bool = True
 
+        @property
+        def num_grids(self) -> int:
+            return 3 if self.depth in (8, 14, 20, 32) else 4
+
     config: Config
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
@@ -90,6 +94,15 @@ class ResNet(Network):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         grid: Tensor = self.trunk(channels_last(self.normalize(images)))  # (b, d, h_s, w_s)
         return grid.mean((2, 3))
+
+    def grids(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b c_s h_s w_s"]]:
+        """What each stage of residual blocks leaves."""
+        grid, found = channels_last(self.normalize(images)), []
+        for name, layer in self.trunk.named_children():
+            grid = layer(grid)
+            if name.startswith("layer"):
+                found.append(grid)
+        return found
 
     def nearest_size(self, size: tuple[int, int]) -> tuple[int, int]:
         try:

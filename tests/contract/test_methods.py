@@ -22,7 +22,8 @@ from mlml.seeds import derive, seed_everything
 from mlml.train import evaluate, fit
 
 CPU = torch.device("cpu")
-METHODS = [(family, name) for family in ("supervised", "pretext", "generative") for name in catalogue.names(family)]
+FAMILIES = ("supervised", "pretext", "generative", "composed")
+METHODS = [(family, name) for family in FAMILIES for name in catalogue.names(family)]
 TRAINED = [(family, name) for family, name in METHODS if catalogue.class_constant(family, name, "phases", None) != ()]
 TRAIN = {
     "steps": 12,
@@ -43,6 +44,9 @@ PLAYED = {"gan", "conditional_gan", "wgan_gp"}
 
 PERCEPTRON = {"network": "mlp", "hidden_widths": [16, 16]}
 VIT = {"network": "vit", "patch_size": 4, "dim": 16, "depth": 2, "num_heads": 2}
+CNN = {"network": "cnn", "width": 4, "num_stages": 2, "activation": "gelu"}
+BASES = {"generative": ("vae", PERCEPTRON), "supervised": ("classifier", CNN)}
+"""What a composed method stands on, by the first family that it takes."""
 
 DENOISER = {
     "width": 8,
@@ -75,6 +79,10 @@ def entry(family: str, name: str, **train) -> dict:
     if "denoiser" in fields:  # the default is for larger images, and draws by a thousand evaluations
         given |= {"denoiser": DENOISER, "text": {"dim": 8, "depth": 1, "num_heads": 2}}
         given["sampler"] = {"name": "ddim", "steps": 5}
+    if family == "composed":
+        given["base"] = "below"
+        given["encoder"] = {**PERCEPTRON, "activation": "gelu"}
+        given["denoiser"] = {"width": 16, "num_blocks": 2}
     # the papers' networks of players are for larger images
     given |= dict.fromkeys(("generator_width", "discriminator_width", "critic_width"), 4)
     given["critic_steps"] = 2
@@ -95,10 +103,22 @@ def blob_data(tmp_path, request):
     return write_prepared(tmp_path / "blobs", channels(request.node.callspec.params["name"]))
 
 
+def base_of(family, name, data):
+    """What the method stands on, untrained; of a method of another family, nothing."""
+    if family != "composed":
+        return None
+    below = catalogue.class_constant(family, name, "base_families", ())[0]
+    kind, encoder = BASES[below]
+    numbers = {"latent_dim": 4} if below == "generative" else {}
+    seed_everything(0, "base")
+    return model_folder.build(below, kind, {"encoder": encoder, "train": TRAIN, **numbers}, data.spec)
+
+
 def build(family, name, data, seed=0, **train):
     experiment = resolve(family, name, entry(family, name, **train))
+    base = base_of(family, name, data)
     seed_everything(seed, "init")
-    return model_folder.build(family, name, experiment.config, data.spec)
+    return model_folder.build(family, name, experiment.config, data.spec, base)
 
 
 def batches(data, split, seed=0, rank=0, world_size=1, targets="labels"):
@@ -149,6 +169,8 @@ class TestTrainedMethod:
         owned = {id(p) for phase in method.phases for p in method.phase_parameters(phase)}
         for key, parameter in method.named_parameters():
             assert (key in changed) == (id(parameter) in owned or key in taught), key
+        assert not any(key.startswith("base.") for key in changed)
+        assert not any(module.training for key, module in method.named_modules() if key.startswith("base"))
 
     def test_every_owned_parameter_gets_a_finite_gradient(self, family, name, blob_data):
         method = build(family, name, blob_data)

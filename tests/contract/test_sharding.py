@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from blobs import write_prepared
-from test_methods import TRAINED, batches, channels, entry
+from test_methods import TRAINED, base_of, batches, channels, entry
 from torch import nn
 
 from mlml import catalogue, distributed, model_folder
@@ -56,8 +56,9 @@ def train(case, data, folder, shard, watch=None):
     if case.encoder is not None:
         declared["encoder"] = case.encoder
     config = resolve(case.family, case.name, declared).config
+    base = base_of(case.family, case.name, data)
     seed_everything(0, "init")
-    method = model_folder.build(case.family, case.name, config, data.spec)
+    method = model_folder.build(case.family, case.name, config, data.spec, base)
     parts = (distributed.rank(), distributed.world_size())
     splits = [
         batches(data, "train", 0, *parts, method.targets),
@@ -169,8 +170,9 @@ def test_cut_among_two_processes_it_comes_to_the_result_of_one(case, cut, tmp_pa
     data = PreparedData(cut / f"blobs_{channels(case.name)}")
     whole, metrics = train(case, data, tmp_path, False)
     found = torch.load(cut / f"{case}.pt")
+    base = base_of(case.family, case.name, data)
     seed_everything(0, "init")
-    untrained = model_folder.build(case.family, case.name, whole.config, data.spec).state_dict()
+    untrained = model_folder.build(case.family, case.name, whole.config, data.spec, base).state_dict()
     for key, value in whole.state_dict().items():
         moved = (value - untrained[key]).double().norm()
         assert (value - found["weights"][key]).double().norm() <= max(1e-3 * moved, 1e-6), key

@@ -9,7 +9,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from mlml import model_folder
 from mlml.data.batches import Batch, split_batches
-from mlml.generative.vae import Noisy
+from mlml.generative._variational import Noisy
 from mlml.train import fit
 
 CONFIG = {"encoder": {"network": "mlp", "hidden_widths": [16]}, "train": {"steps": 1}, "latent_dim": 3}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from project import ROOT, declaration
 from ruamel.yaml import YAML
 
@@ -30,10 +31,20 @@ pretext: {}
 probe: {}
 generative:
   vae: {method: vae, dataset: digits, encoder: *encoder, train: {steps: 4}, seeds: [0, 1]}
+composed:
+  latent:
+    method: latent_diffusion
+    dataset: digits
+    base: vae
+    train: {steps: 4, batch_size: 64}
+    sampler: {name: ddim, steps: 3}
+    seeds: [0, 1]
 evaluation:
   quality: {method: sample_quality, generator: vae, extractor: classifier, dataset: digits, seeds: [0, 1]}
 study:
   more: {method: learning_curve, experiment: classifier, dataset: digits, fractions: [0.1, 0.5, 1.0], seeds: [0, 1]}
+  latents:
+    {method: learning_curve, experiment: latent, dataset: digits, metric: validation/loss, fractions: [0.5, 1.0]}
   around: {method: loss_landscape, experiment: classifier, dataset: digits, points: 5}
 illustration:
   ravine:
@@ -55,8 +66,8 @@ def test_they_reach_the_page(project):
     project.declare(STUDIED)
     with project.warm():
         ran = set(project.repro())
-    studies = {"study@more", "study@around", "illustration@ravine", "illustration@wave"}
-    evaluated = {"generative@vae", "evaluation@quality"}
+    studies = {"study@more", "study@latents", "study@around", "illustration@ravine", "illustration@wave"}
+    evaluated = {"generative@vae", "composed@latent", "evaluation@quality"}
     assert ran == {
         *("check", "prepare@digits", "supervised@classifier", "supervised@slow", "report"),
         *studies,
@@ -64,14 +75,14 @@ def test_they_reach_the_page(project):
     }
     assert project.repro() == []
     page = (project.folder / "reports/index.html").read_text()
-    for name in ("more", "around", "ravine", "wave"):
+    for name in ("more", "latents", "around", "ravine", "wave"):
         sentences = load(project, f"reports/findings/{name}/sentences.json")
         assert sentences
         assert all(sentence.replace("'", "&#39;") in page for sentence in sentences)
         pictures = {path.stem for path in (project.folder / f"reports/figures/{name}").iterdir()}
         assert {f"{stem}_dark" for stem in pictures if not stem.endswith("_dark")} < pictures
     assert "classifier is best: test/accuracy" in page
-    assert page.count('class="card experiment finding"') == 4
+    assert page.count('class="card experiment finding"') == 5
 
 
 def test_an_evaluation_waits_for_both_models_and_holds_no_time(project):
@@ -89,6 +100,26 @@ def test_an_evaluation_waits_for_both_models_and_holds_no_time(project):
     pictures = {path.name for path in (project.folder / "reports/figures/quality").iterdir()}
     assert pictures == {f"seed_{seed}_{kind}.png" for seed in (0, 1) for kind in ("samples", "class_histogram")}
     assert 'id="evaluations"' in (project.folder / "reports/index.html").read_text()
+
+
+def test_a_composed_experiment_stands_on_the_model_of_its_seed(project):
+    """Its folder holds that, bit for bit, and a study of it trains on what the folder holds."""
+    stage = YAML(typ="safe").load(project.folder / "dvc.lock")["stages"]["composed@latent"]
+    dependencies = {"models/vae", "mlml/composed/latent_diffusion.py", "mlml/generative/_variational.py"}
+    assert dependencies <= {dep["path"] for dep in stage["deps"]}
+    for seed in (0, 1):
+        base, latent = (load_tensors(project.folder / f"models/{name}/seed_{seed}") for name in ("vae", "latent"))
+        assert base
+        assert all(latent[f"base.{key}"].equal(value) for key, value in base.items())
+    pictures = {path.name for path in (project.folder / "reports/figures/latent").iterdir()}
+    drawn = ("samples", "nearest", "reconstructions", "interpolation")
+    assert {f"seed_1_{name}.png" for name in drawn} <= pictures
+    own = load(project, "reports/metrics/latent.json")["validation/loss"]["seed_0"]
+    assert load(project, "reports/metrics/latents.json")["fraction_1/validation/loss"]["seed_0"] == own
+
+
+def load_tensors(folder):
+    return safetensors.torch.load_file(folder / "model.safetensors")
 
 
 def test_the_whole_part_is_the_experiment(project):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from scipy.stats import t
 
 from mlml.config import DeclarationError
-from mlml.declaration import measured, resolve
+from mlml.declaration import resolve
+from mlml.declaration_faults import measured
 from mlml.probes._features import FeatureSet, Labelled
 from mlml.probes.fewshot import Episode, FewShot
 
