@@ -175,7 +175,8 @@ class Captioned:
 
 
 def _grown(box: NDArray[np.int64], margin: int) -> NDArray[np.int64]:
-    return box + np.array([[-margin], [margin]])
+    grown: NDArray[np.int64] = box + np.array([[-margin], [margin]])
+    return grown
 
 
 def _inside(boxes: NDArray[np.int64], region: NDArray[np.int64]) -> NDArray[np.bool_]:
