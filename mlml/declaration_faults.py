@@ -21,6 +21,9 @@ TARGETS = ("supervised", "pretext", "generative", "composed")
 COMPARED = ("supervised", "pretext", "generative", "composed", "probe", "evaluation")
 """Families whose experiments the report can compare."""
 
+TOLD_OF = {"labels": "classes of images", "masks": "pixels", "captions": "words of captions"}
+"""What a method tells of, by its `targets`."""
+
 FIXED = ("method", "dataset", "seeds", "encoder", "encoder.network", "base")
 """Paths that no search may vary: its stage would not know of the other's code or data."""
 
@@ -217,13 +220,11 @@ def _evaluation_faults(
             found.append(
                 f"{where}.extractor: {extractor.name!r} is trained on {data}, whose images it is to tell apart"
             )
-        if (
-            catalogue.class_constant(catalogue.SECTIONS["supervised"], extractor.method, "targets", "labels")
-            != "labels"
-        ):
-            found.append(
-                f"{where}.extractor: {extractor.name!r} tells of pixels; take one that tells classes of images"
-            )
+        has = catalogue.class_constant("supervised", extractor.method, "targets", "labels")
+        needed = catalogue.class_constant("evaluations", evaluation.method, "extractor_targets", "labels")
+        if has != needed:
+            tells, wanted = TOLD_OF[has], TOLD_OF[needed]
+            found.append(f"{where}.extractor: {extractor.name!r} tells of {tells}; take one that tells of {wanted}")
     return found
 
 

@@ -132,6 +132,15 @@ class Scores(Protocol):
 
 
 @runtime_checkable
+class Tags(Protocol):
+    """A method that tells which words an image's caption has."""
+
+    def word_scores(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b v"]:
+        """Log odds of the v words of the vocabulary for images in [0, 1]; a word is there where they are above 0."""
+        ...
+
+
+@runtime_checkable
 class Samples(Protocol):
     """A method that generates images."""
 
@@ -223,8 +232,12 @@ class Edits(Protocol):
         masks: Bool[Tensor, "n h w"],
         texts: Sequence[str],
         generator: torch.Generator,
+        guidance_scale: float | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """Images in [0, 1] that are new where the mask is true, and bit for bit the given ones elsewhere."""
+        """Images in [0, 1] that are new where the mask is true, and bit for bit the given ones elsewhere.
+
+        A larger scale keeps closer to the text, None is the declared one.
+        """
         ...
 
 

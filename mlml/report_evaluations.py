@@ -10,9 +10,15 @@ if TYPE_CHECKING:
     from mlml.report import Result
 
 LESS_IS_BETTER = frozenset({"fid", "fid_infinity", "kid", "fid_inception", "mse", "class_distance"})
-"""Of every other measure more is better."""
+"""Of every other measure more is better, but for those of CHOSEN."""
 
-_FULL = re.compile(r"test/\w+?_(?P<label>[\w-]+-[0-9a-f]{6})_n(?P<count>\d+)")
+FLOORS = {"text_agreement": "real images"}
+"""What the floor of an evaluation is of, where it is not the train split."""
+
+CHOSEN = frozenset({"guidance_scale"})
+"""What was chosen to measure with: no value is better."""
+
+_FULL = re.compile(r"test/\w+?_[\w-]+-[0-9a-f]{6}_n\d+")
 _TEST, _FLOOR = "test/", "floor/"
 
 
@@ -29,6 +35,7 @@ def tables(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
             "method": group.method.replace("_", " "),
             "extractor": group.extractor,
             "count": group.num_images,
+            "floor_of": group.floor_of,
         }
         | _table(group.results, number)
         for group in groups(results)
@@ -43,6 +50,11 @@ class Group(NamedTuple):
     extractor: str
     num_images: str
     results: list["Result"]
+
+    @property
+    def floor_of(self) -> str:
+        """What the floor is of."""
+        return FLOORS.get(self.method, "train split")
 
 
 def groups(results: Sequence["Result"]) -> list[Group]:
@@ -63,11 +75,12 @@ def measures(results: Sequence["Result"]) -> list[str]:
 
 def _seen_by(result: "Result") -> tuple[str, str]:
     """Extractor with its hash, and number of images of each kind, from the full name of a metric."""
+    extractor = str(result.config["extractor"])
+    full = re.compile(rf"test/\w+?_({re.escape(extractor)}-[0-9a-f]{{6}})_n(\d+)")
     for name in result.metrics:
-        match = _FULL.fullmatch(name)
-        if match and match["label"].startswith(f"{result.config['extractor']}-"):
-            return match["label"], match["count"]
-    return str(result.config["extractor"]), ""
+        if match := full.fullmatch(name):
+            return match[1], match[2]
+    return extractor, ""
 
 
 def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mapping[str, Any]]) -> dict[str, Any]:
@@ -94,7 +107,7 @@ def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         {
             "name": column.replace("_", " "),
             "unit": cell["unit"],
-            "better": "less" if column in LESS_IS_BETTER else "more",
+            "better": "" if column in CHOSEN else "less" if column in LESS_IS_BETTER else "more",
         }
         for column, cell in zip(columns, (_first(rows, place) for place in range(len(columns))), strict=True)
     ]
@@ -129,7 +142,7 @@ def _best(results: Sequence["Result"], column: str) -> list[str]:
         for result in results
         if (mean := result.metrics.get(_TEST + column, {}).get("mean")) is not None
     }
-    if len(means) < 2:
+    if len(means) < 2 or column in CHOSEN:
         return []
     chosen = (min if column in LESS_IS_BETTER else max)(means.values())
     return [name for name, mean in means.items() if mean == chosen]

@@ -85,7 +85,7 @@ def _evaluated(
         lines.append(f"| `{generator}` | {' | '.join([*cells, seconds, sampled, most])} |")
     floor = group.results[0].metrics  # no generator and no seed changes it, so it has no interval
     cells = [_number(column, floor.get(f"floor/{column}"), interval=False) for column in columns]
-    lines.append(f"| train split | {' | '.join([*cells, _DASH, _DASH, _DASH])} |")
+    lines.append(f"| {group.floor_of} | {' | '.join([*cells, _DASH, _DASH, _DASH])} |")
     seeds = " or ".join(str(count) for count in sorted({len(result.seeds) for result in group.results}))
     what = group.method.replace("_", " ").capitalize()
     said = (
@@ -96,8 +96,8 @@ def _evaluated(
 
 
 def _measure(column: str) -> str:
-    arrow = "↓" if column in report_evaluations.LESS_IS_BETTER else "↑"
-    return f"{column.replace('_', ' ')} {arrow}"
+    arrow = " ↓" if column in report_evaluations.LESS_IS_BETTER else " ↑"
+    return column.replace("_", " ") + ("" if column in report_evaluations.CHOSEN else arrow)
 
 
 def _number(column: str, summary: Mapping[str, float | None] | None, interval: bool = True) -> str:

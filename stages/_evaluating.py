@@ -13,6 +13,7 @@ from pathlib import Path
 from mlml import alarms, catalogue, model_folder
 from mlml.data.dataset import PreparedData
 from mlml.evaluations._subject import Extractor, Real
+from mlml.evaluations._texts import Captioned, Tagger
 from stages._run import Stage
 from stages._training import FIGURES, MODELS, device_name, fresh_folder, log_data, start_device, write_metrics
 from stages.prepare import PREPARED
@@ -33,8 +34,11 @@ def evaluate(stage: Stage) -> None:
     method_class = catalogue.method_class(catalogue.SECTIONS["evaluation"], experiment.method)
     method = method_class(method_class.Config.model_validate(config.model_dump()))
     folder = MODELS / config.extractor / f"seed_{stage.declaration.experiments[config.extractor].seeds[0]}"
-    extractor = Extractor(config.extractor, model_folder.load(folder, device), model_folder.weights_digest(folder))
-    real = Real(data, extractor, config.num_samples, device)
+    extractor = config.extractor, model_folder.load(folder, device), model_folder.weights_digest(folder)
+    if getattr(method_class, "extractor_targets", "labels") == "captions":
+        real: Real | Captioned = Captioned(data, Tagger(*extractor), device)
+    else:
+        real = Real(data, Extractor(*extractor), config.num_samples, device)
 
     def measure(seed: int, pictures: Path) -> dict[str, float]:
         generator = model_folder.load(MODELS / config.generator / f"seed_{seed}", device)

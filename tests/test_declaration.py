@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from mlml import catalogue, declaration
+from mlml import catalogue, declaration, declaration_faults
 from mlml.config import DeclarationError, overridden
 
 DECLARATIONS = sorted(Path("experiments").glob("*.yaml"))
@@ -429,7 +429,72 @@ def test_an_extractor_tells_classes_of_images(content):
     content["generative"]["vae"]["dataset"] = "drawn"
     entry = {"method": "sample_quality", "generator": "vae", "extractor": "masks", "dataset": "drawn"}
     content["evaluation"] = {"q": entry}
-    assert found(content) == ["evaluation.q.extractor: 'masks' tells of pixels; take one that tells classes of images"]
+    assert found(content) == [
+        "evaluation.q.extractor: 'masks' tells of pixels; take one that tells of classes of images"
+    ]
+
+
+@pytest.fixture
+def texts(content):
+    """An evaluation of texts, and what it needs."""
+    small = {"encoder": {"network": "mlp"}, "train": {"steps": 1}, "dataset": "drawn"}
+    content["data"]["drawn"] = {"source": "shapes"}
+    content["supervised"]["tagger"] = {"method": "tagger", **small}
+    content["supervised"]["kinds"] = {"method": "classifier", **small}
+    content["generative"]["glide"] = {"method": "glide", "dataset": "drawn", "train": {"steps": 1}}
+    entry = {"method": "text_agreement", "generator": "glide", "extractor": "tagger", "dataset": "drawn"}
+    content["evaluation"] = {"t": entry}
+    return entry
+
+
+def test_texts_are_judged_by_a_tagger(content, texts):
+    declaration.check(content)
+    texts["extractor"] = "kinds"
+    assert found(content) == [
+        "evaluation.t.extractor: 'kinds' tells of classes of images; take one that tells of words of captions"
+    ]
+    texts |= {"extractor": "tagger", "method": "sample_quality"}
+    assert found(content) == [
+        "evaluation.t.extractor: 'tagger' tells of words of captions; take one that tells of classes of images"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"guidance_scales": [1, 4, 2]}, "evaluation.t.guidance_scales: must increase; got [1.0, 4.0, 2.0]"),
+        ({"guidance_scales": [2, 2]}, "evaluation.t.guidance_scales: must increase; got [2.0, 2.0]"),
+        ({"guidance_scales": []}, "evaluation.t.guidance_scales: must "),
+        ({"guidance_scales": [-1]}, "evaluation.t.guidance_scales.0: must be greater than or equal to 0; got -1"),
+        ({"num_asked": 0}, "evaluation.t.num_asked: must be greater than 0; got 0"),
+        ({"num_samples": 100}, "evaluation.t.num_samples: unknown key"),
+        ({"edit_margin": -1}, "evaluation.t.edit_margin: must be greater than or equal to 0; got -1"),
+    ],
+)
+def test_numbers_of_texts_are_checked(content, texts, numbers, said):
+    texts |= numbers
+    assert [fault for fault in found(content) if fault.startswith(said)], found(content)
+
+
+def test_texts_need_a_generator_that_reads_them(content, texts):
+    content["generative"]["vae"]["dataset"] = "drawn"
+    texts["generator"] = "vae"
+    said = "evaluation.t.generator: 'vae' is of 'vae', which has no 'sample_texts' (known: glide)"
+    assert any(fault.startswith(said) for fault in found(content)), found(content)
+
+
+def test_edits_are_measured_where_the_generator_edits(content, texts):
+    experiments = declaration.check(content).experiments
+    measured = declaration_faults.measured(experiments["t"], experiments)
+    assert set(measured) >= {"test/text_agreement", "test/guidance_scale", "test/edit_agreement"}
+
+
+def test_a_tagger_needs_captions(content):
+    content["supervised"]["classifier"]["method"] = "tagger"
+    assert any(
+        fault.startswith("supervised.classifier.dataset: needs captions, but 'digits' has none")
+        for fault in found(content)
+    ), found(content)
 
 
 def test_a_study_of_likelihood_needs_one(content):

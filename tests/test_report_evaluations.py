@@ -51,6 +51,28 @@ def test_a_table_holds_what_compares(results, tmp_path):
     assert "make it again: dvc repro evaluation@vae_quality" in text
 
 
+def texts(name, scale, agreement):
+    numbers = {"text_agreement": agreement, "guidance_scale": scale}
+    metrics = {f"test/{key}": summarise({0: value, 1: value}) for key, value in numbers.items()}
+    metrics["test/text_agreement_tagger-1a2b3c_n500"] = metrics["test/text_agreement"]
+    metrics["floor/text_agreement"] = summarise({0: 0.99, 1: 0.99})
+    config = {"generator": "glide", "extractor": "tagger"}
+    return experiment(name, "evaluation", "text_agreement", config, metrics, seeds=(0, 1))
+
+
+def test_the_floor_of_texts_is_of_real_images_and_no_scale_is_better(tmp_path):
+    _, page = render([texts("one", 2.0, 0.5), texts("other", 4.0, 0.75)], tmp_path / "page")
+    (rows,) = [rows for classes, rows in page.tables if "evaluations" in classes]
+    heading, one, _, _, floor = [[cell["text"].strip() for cell in row] for row in rows]
+    assert heading == ["generator", "text agreement, % ↑", "guidance scale"]
+    assert one[1].startswith("50.0")
+    assert floor == ["real images", "99.0", "–"]
+    best = [[cell["best"] for cell in row] for row in rows[1:3]]
+    assert best == [[False, False, False], [False, True, False]]
+    text = " ".join(page.text.split())
+    assert "extractor tagger-1a2b3c · 500 images of each kind" in text
+
+
 def test_their_pictures_are_theirs(results, tmp_path):
     html, page = render(results, tmp_path / "page")
     assert "#evaluations" in page.hrefs

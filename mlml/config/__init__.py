@@ -15,7 +15,7 @@ from mlml.config.diffusion import (
     VectorDenoiserConfig,
     check_process,
 )
-from mlml.config.evaluation import EvaluationConfig
+from mlml.config.evaluation import ComparingConfig, EvaluationConfig
 from mlml.config.flow_schedule import Schedule
 from mlml.config.layers import (
     ActivationConfig,
@@ -83,6 +83,7 @@ __all__ = [
     "AugmentForm",
     "BelowOne",
     "CategoricalDimension",
+    "ComparingConfig",
     "ComparisonConfig",
     "ComposedConfig",
     "ConstantInitialiser",

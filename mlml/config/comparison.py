@@ -9,7 +9,8 @@ from mlml.config.declared import Declared
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of 1, by its name: more is better, and it is shown in percent."""
-    return metric.endswith(("accuracy", "iou", "precision", "recall", "coverage"))
+    names = ("accuracy", "iou", "precision", "recall", "coverage", "agreement", "exact_match", "outside_equal")
+    return metric.endswith(names)
 
 
 class ComparisonConfig(Declared):

@@ -20,6 +20,8 @@ class DenoiserConfig(Declared):
         attention_resolutions: heights in pixels of the grids whose blocks attend to the whole image.
         num_heads: of an attention.
         num_groups: of each group norm; divides every width.
+        patch_size: side in pixels of what is one place of the first grid (Luhman & Luhman 2022, arXiv:2207.04316),
+            which makes every grid that much smaller; divides the image's sides. 1 is as in the paper of the U-Net.
     """
 
     width: PositiveInt = 128
@@ -29,6 +31,7 @@ class DenoiserConfig(Declared):
     num_heads: PositiveInt = 1
     num_groups: PositiveInt = 32
     dropout_prob: BelowOne = 0.1
+    patch_size: PositiveInt = 1
 
 
 class VectorDenoiserConfig(Declared):

@@ -12,12 +12,20 @@ class EvaluationConfig(Declared):
 
     Attributes:
         generator: the trained experiment that is evaluated; its seeds must hold the evaluation's.
-        extractor: the `supervised` experiment by whose features and classes images are compared; its first seed, for
-            all seeds of the generator.
-        num_samples: images of each kind that are compared; as many as the smaller one of train and test has, where
-            that is fewer.
+        extractor: the `supervised` experiment that looks at the images: a classifier, or a tagger where words are
+            looked for; its first seed, for all seeds of the generator.
     """
 
     generator: str
     extractor: str
+
+
+class ComparingConfig(EvaluationConfig):
+    """Base of those that compare a generator's images with real ones.
+
+    Attributes:
+        num_samples: images of each kind that are compared; as many as the smaller one of train and test has, where
+            that is fewer.
+    """
+
     num_samples: Annotated[int, Field(ge=10)] = 10_000

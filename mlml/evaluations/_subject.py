@@ -3,6 +3,7 @@
 Notation: `n` images of each kind, of width `d` as features; `k` classes.
 """
 
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
@@ -155,3 +156,10 @@ def in_parts(count: int, draw: Callable[[int], Float[Tensor, "b c h w"]]) -> Flo
 def as_saved(images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
     """Images with the 256 levels that real ones have, and files of them would (Parmar et al. 2022, section 3.3)."""
     return (images * 255).round() / 255
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock that only goes forward, once the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, field_validator
 
 from mlml import figures, metrics
-from mlml.config import EvaluationConfig
+from mlml.config import ComparingConfig
 from mlml.evaluations._subject import BATCH_SIZE, EvaluationError, Real, as_saved, in_parts, named
 from mlml.method import Method, Reconstructs
 
@@ -24,7 +24,7 @@ class ReconstructionQuality:
     splits = ("test",)
     needs = "reconstruct"
 
-    class Config(EvaluationConfig):
+    class Config(ComparingConfig):
         """Numbers of the evaluation.
 
         Attributes:

@@ -1,6 +1,5 @@
 """How good the images of a generator are, and how various: FID, KID, precision, recall, density, coverage."""
 
-import time
 from pathlib import Path
 
 import torch
@@ -9,10 +8,10 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from mlml import figures, metrics
-from mlml.config import EvaluationConfig
+from mlml.config import ComparingConfig
 from mlml.evaluations._inception import LABEL, Inception
 from mlml.evaluations._pictures import write_class_histogram
-from mlml.evaluations._subject import BATCH_SIZE, EvaluationError, Real, as_saved, compared, in_parts, named
+from mlml.evaluations._subject import BATCH_SIZE, EvaluationError, Real, as_saved, compared, in_parts, named, now
 from mlml.method import Method, Samples, SamplesClasses
 from mlml.seeds import generator as seeded
 
@@ -41,7 +40,7 @@ class SampleQuality:
     splits = ("test",)
     needs = "sample"
 
-    class Config(EvaluationConfig):
+    class Config(ComparingConfig):
         """Numbers of the evaluation.
 
         Attributes:
@@ -66,9 +65,9 @@ class SampleQuality:
             raise EvaluationError(f"{type(generator).__name__} has no 'sample', so its samples cannot be evaluated")
         if self.config.inception and self._inception is None:
             self._inception = _read_inception(real)  # before the samples, which may take hours
-        draws, started = seeded(real.device, seed, "evaluation"), _now(real.device)
+        draws, started = seeded(real.device, seed, "evaluation"), now(real.device)
         images = in_parts(real.count, lambda count: generator.sample(count, draws))
-        seconds = _now(real.device) - started
+        seconds = now(real.device) - started
         figures.image_grid(images[:SHOWN].cpu().numpy(), COLUMNS, folder / "samples.png")
         images = as_saved(images)
         seen = real.extractor.see(images)
@@ -106,9 +105,3 @@ def _read_inception(real: Real) -> tuple[Inception, metrics.Moments, float]:
     network = Inception(real.device)
     test, train = (metrics.moments([network.features(real.images(split))]) for split in ("test", "train"))
     return network, test, metrics.frechet_distance(test, train)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

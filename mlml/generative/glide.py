@@ -140,6 +140,7 @@ class GLIDE(Method):
         masks: Bool[Tensor, "n h w"],
         texts: Sequence[str],
         generator: torch.Generator,
+        guidance_scale: float | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """Paint anew where the mask is true, as the texts say; elsewhere the image stays bit for bit.
 
@@ -149,7 +150,7 @@ class GLIDE(Method):
             ValueError: as `sample_texts`.
         """
         erased = masks[:, None]  # (n, 1, h, w)
-        estimate = self._denoise(self.text.tokenise(texts), None, images, erased.float())
+        estimate = self._denoise(self.text.tokenise(texts), guidance_scale, images, erased.float())
 
         def denoise(x: Tensor, t: float) -> Tensor:
             return torch.where(erased, estimate(x, t), 2 * images - 1)

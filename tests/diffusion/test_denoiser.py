@@ -82,6 +82,36 @@ def test_an_image_is_predicted_alone():
         torch.testing.assert_close(denoiser(x[k : k + 1], t[k : k + 1]), together[k : k + 1], atol=1e-5, rtol=1e-4)
 
 
+def test_patches_are_channels_of_a_smaller_image():
+    """Pixel (i, j) of the patch at a place is channel p i + j there, before the network and behind it."""
+    patched, plain = small((8, 6), 1, patch_size=2), small((4, 3), 4, attention_resolutions=(4,))
+    plain.load_state_dict(patched.state_dict())
+    x, t = drawn(2, 1, 8, 6), torch.tensor([3.0, 70.0])
+    cut = torch.stack([x[:, 0, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)  # (2, 4, 4, 3)
+    predicted, expected = patched(x, t), plain(cut, t)
+    assert predicted.shape == x.shape
+    assert patched.sizes == [(4, 3), (2, 2)]
+    for channel in range(4):
+        i, j = divmod(channel, 2)
+        assert torch.equal(predicted[:, 0, i::2, j::2], expected[:, channel])
+
+
+def test_attention_in_bfloat16_is_that_of_float32_but_for_rounding():
+    """Which is computed another way, by both a call and its gradients."""
+    attention = small(token_dim=6).middle[0].attention
+    torch.nn.init.normal_(attention.to_qkv.weight, std=0.5)  # so that some places weigh much
+    results = []
+    for shortened in (False, True):
+        grid, tokens = drawn(2, 16, 4, 4).requires_grad_(), drawn(2, 4, 6, seed=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=shortened):
+            added = attention(grid, tokens).float() - grid
+        (added * drawn(2, 16, 4, 4, seed=2)).sum().backward()
+        results.append((added.detach(), grid.grad))
+    for exact, rounded in zip(*results, strict=True):
+        error = (rounded - exact).square().mean() / exact.square().mean()
+        assert 0 < error < 1e-3
+
+
 @pytest.mark.parametrize("token_dim", [0, 6])
 def test_attention_is_the_slow_sum(token_dim):
     attention = small(token_dim=token_dim).middle[0].attention
@@ -116,6 +146,11 @@ def test_attention_stands_where_it_is_declared():
         ({"attention_resolutions": (16,)}, "attention_resolutions must be heights of its grids, 8, 4; got 16"),
         ({"multipliers": (1, 1, 1, 1, 1), "attention_resolutions": ()}, "8x8 cannot be halved 4 times; give at most 4"),
         ({"num_groups": 3}, "num_groups must divide every width, of which one is 8; got 3"),
+        ({"patch_size": 3}, "patch_size must divide an image of 8x8; got 3; prepare images of another size"),
+        (
+            {"patch_size": 4, "attention_resolutions": (), "multipliers": (1, 1, 1)},
+            "a grid of 2x2 cannot be halved 2 times; give at most 2 multipliers",
+        ),
         ({"num_heads": 5}, "num_heads must divide every width, of which one is 8; got 5"),
     ],
 )

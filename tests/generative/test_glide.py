@@ -74,6 +74,15 @@ def test_texts_matter_the_more_the_larger_the_scale(glide):
     assert torch.equal(method.sample_texts(CAPTIONS, seeded()), one)  # 3 is the declared scale
 
 
+def test_edits_take_a_scale_as_samples_do(glide):
+    masks = torch.zeros(4, 8, 8, dtype=torch.bool)
+    masks[:, 2:6, 2:6] = True
+    method = glide()
+    declared, same, larger = (method.edit(images(), masks, CAPTIONS, seeded(), scale) for scale in (None, 3.0, 6.0))
+    assert torch.equal(declared, same)
+    assert not torch.allclose(declared, larger)
+
+
 def test_a_share_has_a_block_erased_and_the_others_everything(glide):
     method = glide(edit_prob=0.3, erased_area=0.25, drop_prob=0.2).train()
     batch = Batch(images(1000), torch.full((1000, 4), 3))
