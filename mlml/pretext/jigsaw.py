@@ -102,7 +102,7 @@ class Jigsaw(Method):
         orders = tiles.permutation_set(num_tiles, count, config.permutation_seed)
         self.register_buffer("permutations", torch.tensor(orders, dtype=torch.long))  # (N, n)
         width = num_tiles * self.feature_dim
-        self.head = projection_head((width, config.hidden_dim or width, count), norm=False)
+        self.head = projection_head((width, config.hidden_dim or width, count))
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Puzzles:
         images = batch.images
