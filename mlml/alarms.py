@@ -103,27 +103,29 @@ def of_timesteps(record: Record) -> list[Verdict]:
     return found
 
 
-def of_samples(values: Mapping[str, float], floor: Mapping[str, float]) -> list[Verdict]:
+def of_samples(metrics: Mapping[str, float]) -> list[Verdict]:
     """Mode collapse as it shows in samples that were compared with real images; none where nothing was.
 
     Args:
-        values: `coverage` and `class_distance` of samples, as `sample_quality` measures them.
-        floor: the same of as many images of the train split.
+        metrics: of an evaluation: `test/coverage` and `test/class_distance` of samples, as `sample_quality` measures
+            them, and under `floor/` the same of as many images of the train split.
     """
     found = []
-    if "coverage" in values and "coverage" in floor and values["coverage"] < SHARE_COVERED * floor["coverage"]:
+    coverage, reached = metrics.get("test/coverage"), metrics.get("floor/coverage")
+    if coverage is not None and reached is not None and coverage < SHARE_COVERED * reached:
         sentence = (
-            f"mode collapse: samples are near {100 * values['coverage']:.3g} % of the real images, where as many train "
-            f"images are near {100 * floor['coverage']:.3g} %; train longer, or take a method that covers more"
+            f"mode collapse: samples are near {100 * coverage:.3g} % of the real images, where as many train "
+            f"images are near {100 * reached:.3g} %; train longer, or take a method that covers more"
         )
-        found.append(Verdict("mode collapse", None, values["coverage"], sentence))
-    if "class_distance" in values and values["class_distance"] > floor.get("class_distance", 0.0) + CLASSES_APART:
+        found.append(Verdict("mode collapse", None, coverage, sentence))
+    apart = metrics.get("test/class_distance")
+    if apart is not None and apart > metrics.get("floor/class_distance", 0.0) + CLASSES_APART:
         sentence = (
-            f"mode collapse: {100 * values['class_distance']:.3g} % of the samples are of other classes than their "
+            f"mode collapse: {100 * apart:.3g} % of the samples are of other classes than their "
             "shares among real images allow, as the class histogram shows; train longer, or take a method that covers "
             "more"
         )
-        found.append(Verdict("classes missed", None, values["class_distance"], sentence))
+        found.append(Verdict("classes missed", None, apart, sentence))
     return found
 
 

@@ -111,22 +111,15 @@ def _table(results: Sequence["Result"], number: Callable[[str, "Result"], Mappin
         }
         for column, cell in zip(columns, (_first(rows, place) for place in range(len(columns))), strict=True)
     ]
-    ills = [(result.name, verdict.sentence) for result in results for verdict in alarms.of_samples(*_means(result))]
+    ills = [(result.name, verdict.sentence) for result in results for verdict in alarms.of_samples(_means(result))]
     said = [f"{name}: {sentence}" for name, sentence in ills]
     return {"columns": headings, "rows": rows, "floor": floor if any(floor) else [], "said": said}
 
 
-def _means(result: "Result") -> tuple[dict[str, float], dict[str, float]]:
-    """Means over the seeds, of the samples and of the floor."""
-    values, floor = (
-        {
-            name.removeprefix(split): summary["mean"]
-            for name, summary in result.metrics.items()
-            if name.startswith(split) and summary["mean"] is not None
-        }
-        for split in (_TEST, _FLOOR)
-    )
-    return values, floor
+def _means(result: "Result") -> dict[str, float]:
+    """Means over the seeds."""
+    means = {name: summary["mean"] for name, summary in result.metrics.items()}
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _first(rows: Sequence[Mapping[str, Any]], place: int) -> Mapping[str, Any]:

@@ -119,8 +119,7 @@ def fit(
     """
     if not method.phases:
         return Fitted(0, {}, 0.0, 0)
-    loop = _Loop(method, train, validation, config, seed, folder)
-    return loop.run(on_evaluation)
+    return _Loop(method, train, validation, config, seed, folder).run(on_evaluation)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ reports/figures/<name>/seed_<s>_*.png        pictures
 
 import logging
 import shutil
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def evaluate(stage: Stage) -> None:
         for name, value in found.items():
             run.log(name, value)
         results[seed] = {name: value for name, value in found.items() if not name.startswith(UNREPEATABLE)}
-        said = [verdict.sentence for verdict in alarms.of_samples(*(part(found, kind) for kind in ("test", "floor")))]
+        said = [verdict.sentence for verdict in alarms.of_samples(found)]
         for sentence in said:
             logger.warning("%s, seed %d: %s", stage.name, seed, sentence)
         if said:
@@ -62,8 +61,3 @@ def evaluate(stage: Stage) -> None:
             shutil.move(picture, figures / f"seed_{seed}_{picture.name}")
     stage.run.log_artifact(figures)
     stage.steps.run("write outputs", partial(write_metrics, stage, results))
-
-
-def part(metrics: Mapping[str, float], split: str) -> dict[str, float]:
-    """Metrics of a split, without its name."""
-    return {name.removeprefix(f"{split}/"): value for name, value in metrics.items() if name.startswith(f"{split}/")}

@@ -172,7 +172,7 @@ def test_a_diffusion_model_that_gets_worse_at_much_noise_ends_with_the_weights_f
     ],
 )
 def test_samples_that_miss_much_of_what_is_real(coverage, class_distance, kinds):
-    floor = {"coverage": 0.96, "class_distance": 0.02}
-    found = alarms.of_samples({"coverage": coverage, "class_distance": class_distance}, floor)
+    floor = {"floor/coverage": 0.96, "floor/class_distance": 0.02}
+    found = alarms.of_samples({"test/coverage": coverage, "test/class_distance": class_distance, **floor})
     assert [verdict.kind for verdict in found] == kinds
-    assert alarms.of_samples({"mse": 1.0}, {}) == []
+    assert alarms.of_samples({"test/mse": 1.0}) == []
