@@ -12,6 +12,7 @@ The next trial is where the function is largest. Optuna hands a metric that is t
 so everything here is maximised; EI and PI are the same either way.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,7 @@ from botorch.acquisition.analytic import (
     ProbabilityOfImprovement,
     UpperConfidenceBound,
 )
+from botorch.exceptions.warnings import NumericsWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.model import Model
@@ -29,6 +31,7 @@ from botorch.models.transforms import Standardize
 from botorch.optim import optimize_acqf
 from botorch.utils.transforms import normalize, unnormalize
 from gpytorch.mlls import ExactMarginalLogLikelihood
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna_integration import BoTorchSampler
 from torch import Tensor, ones_like, stack, zeros_like
@@ -54,17 +57,21 @@ def acquisition_function(name: str, model: Model, best: float | Tensor, beta: fl
     """
     if name == "ucb":
         return UpperConfidenceBound(model, beta=beta)
-    return _IMPROVING[name](model, best_f=best)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericsWarning)  # that "log_ei" is better than "ei", our default
+        return _IMPROVING[name](model, best_f=best)
 
 
 def botorch_sampler(name: str, beta: float, startup_trials: int, seed: int) -> BaseSampler:
     """Return a sampler of one trial by an acquisition function; see `acquisition_function`."""
-    return BoTorchSampler(
-        candidates_func=partial(_candidate, name, beta),
-        n_startup_trials=startup_trials,
-        independent_sampler=RandomSampler(seed=seed),
-        seed=seed,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # it is pinned
+        return BoTorchSampler(
+            candidates_func=partial(_candidate, name, beta),
+            n_startup_trials=startup_trials,
+            independent_sampler=RandomSampler(seed=seed),
+            seed=seed,
+        )
 
 
 def _candidate(
