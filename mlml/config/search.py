@@ -61,7 +61,7 @@ class FloatDimension(_Dimension):
     def at(self, share: float) -> float:
         """Return the value with `share`, in [0, 1], of the dimension below it, on its own scale."""
         if self.log:
-            return min(self.high, self.low * (self.high / self.low) ** share)
+            return min(self.high, self.low * math.pow(self.high / self.low, share))
         return min(self.high, self.low + share * (self.high - self.low))
 
     def evenly(self, count: int) -> list[float]:
@@ -99,7 +99,7 @@ class IntDimension(_Dimension):
         """Return the value with `share`, in [0, 1), of the dimension below it: all are equally likely, or on `log`."""
         if self.log:  # each value k has the part of the log scale from k - 1/2 to k + 1/2
             low, high = self.low - 0.5, self.high + 0.5
-            return min(self.high, max(self.low, math.floor(low * (high / low) ** share + 0.5)))
+            return min(self.high, max(self.low, math.floor(low * math.pow(high / low, share) + 0.5)))
         return self.low + self.step * math.floor(share * self._num_values())
 
     def evenly(self, count: int) -> list[int]:
@@ -109,7 +109,7 @@ class IntDimension(_Dimension):
             ValueError: there are not so many different ones.
         """
         if self.log:
-            found = [round(self.low * (self.high / self.low) ** (k / (count - 1))) for k in range(count)]
+            found = [round(self.low * math.pow(self.high / self.low, k / (count - 1))) for k in range(count)]
         else:
             last = self._num_values() - 1
             found = [self.low + self.step * ((2 * k * last + count - 1) // (2 * count - 2)) for k in range(count)]

@@ -58,7 +58,7 @@ def acquisition_function(name: str, model: Model, best: float | Tensor, beta: fl
     if name == "ucb":
         return UpperConfidenceBound(model, beta=beta)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumericsWarning)  # that "log_ei" is better than "ei", our default
+        warnings.simplefilter("ignore", NumericsWarning)  # it advises "log_ei" for "ei"
         return _IMPROVING[name](model, best_f=best)
 
 
@@ -93,4 +93,5 @@ def _candidate(
     unit = stack([zeros_like(bounds[0]), ones_like(bounds[0])])  # (2, d)
     function = acquisition_function(name, model, y.max(), beta)
     found, _ = optimize_acqf(function, unit, q=1, num_restarts=RESTARTS, raw_samples=RAW_SAMPLES)
-    return unnormalize(found.detach(), bounds)
+    point: Tensor = unnormalize(found.detach(), bounds)
+    return point

@@ -12,7 +12,7 @@ from mlml.config import Dimension
 from mlml.search._space import distributions
 
 
-class PointSampler(BaseSampler):
+class PointSampler(BaseSampler):  # type: ignore[misc]
     """Gives trial n the values `point(n)`, by path; it must hold every dimension that applies to the others in it."""
 
     def __init__(self, space: Mapping[str, Dimension], point: Callable[[int], dict[str, Any]]) -> None:

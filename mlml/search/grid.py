@@ -1,6 +1,6 @@
 """Grid search."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from optuna.samplers import BaseSampler
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -41,7 +41,7 @@ class Grid:
             return points
 
         @model_validator(mode="after")
-        def _one_trial_for_each(self) -> "SearchConfig":
+        def _one_trial_for_each(self) -> Self:
             for path, dimension in self.space.items():
                 if dimension.type == "float" and path not in self.points:
                     raise ValueError(f"points: how many values of the float dimension {path!r}? name it there")

@@ -1,6 +1,6 @@
 """Trials declared one by one."""
 
-from typing import Any
+from typing import Any, Self
 
 from optuna.samplers import BaseSampler
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -43,7 +43,7 @@ class Manual:
             return values
 
         @model_validator(mode="after")
-        def _one_trial_for_each(self) -> "SearchConfig":
+        def _one_trial_for_each(self) -> Self:
             if "trials" in self.model_fields_set and self.trials != len(self.values):
                 raise ValueError(f"has {len(self.values)} lists of values, but trials={self.trials}; leave trials out")
             object.__setattr__(self, "trials", len(self.values))
