@@ -25,7 +25,7 @@ def peak_bytes(device: torch.device) -> int:
     """Return the most bytes held since `reset`.
 
     Of a GPU, those of tensors, as torch's allocator counts them. Otherwise the resident memory of the whole process,
-    interpreter and libraries included, and the data that lies in memory.
+    interpreter and libraries included, the data that lies in memory, and what is freed and kept (`mlml.heap`).
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -411,7 +411,7 @@ def test_an_unknown_stage_is_named_with_those_there_are(ready):
         text=True,
     )
     assert done.returncode == 1
-    assert "'pretxt' is no stage; there are act, check, evaluation, generative" in done.stderr
+    assert "'pretxt' is no stage; there are act, check, composed, evaluation" in done.stderr
 
 
 def test_the_client_imports_nothing_heavy():
