@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlml import catalogue
-from mlml.config import ComparisonConfig, DeclarationError, overridden, suggest
+from mlml.config import ComparisonConfig, DeclarationError, conditions, overridden, suggest
 
 if TYPE_CHECKING:
     from mlml.declaration import DataSet, Experiment
@@ -271,9 +271,10 @@ def _search_faults(
         if path in FIXED:
             found.append(f"{where}.space.{path}: cannot be searched: trials are of one method, network and data")
             continue
+        parents = conditions(search.config.space, path)
         for value in dimension.ends():
             try:
-                resolve(target.family, target.name, overridden(target.raw, {path: value}))
+                resolve(target.family, target.name, overridden(target.raw, {**parents, path: value}))
             except DeclarationError as error:
                 found += [f"{where}.space.{path}: {value!r} does not fit: {fault}" for fault in error.faults]
                 break

@@ -592,6 +592,18 @@ def test_a_search_over_a_path_that_does_not_exist_is_refused(content):
     )
 
 
+def test_a_conditional_dimension_is_checked_where_it_applies(content):
+    space = content["search"]["classifier_rate"]["space"]
+    space["train.optimizer.name"] = {"type": "categorical", "choices": ["adamw", "sgd"]}
+    momentum = {"type": "float", "low": 0.5, "high": 0.99}
+    space["train.optimizer.momentum"] = momentum | {"when": {"train.optimizer.name": "sgd"}}
+    declaration.check(content)
+    space["train.optimizer.momentum"] = momentum | {"when": {"train.optimizer.name": "adamw"}}
+    [fault] = found(content)
+    assert fault.startswith("search.classifier_rate.space.train.optimizer.momentum: 0.5 does not fit: ")
+    assert "unknown key" in fault
+
+
 def test_a_search_outside_of_the_field_s_bounds_is_refused(content):
     content["search"]["classifier_rate"]["space"]["encoder.width"]["low"] = -8
     assert any(fault.startswith("search.classifier_rate.space.encoder.width: -8") for fault in found(content))

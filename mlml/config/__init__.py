@@ -57,7 +57,15 @@ from mlml.config.schedules import (
     ScheduleConfig,
     StepSchedule,
 )
-from mlml.config.search import CategoricalDimension, Dimension, FloatDimension, IntDimension, SearchConfig
+from mlml.config.search import (
+    CategoricalDimension,
+    Dimension,
+    FloatDimension,
+    IntDimension,
+    SearchConfig,
+    combinations,
+    conditions,
+)
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
 from mlml.config.stack import (
     ConvolutionLayer,
@@ -151,6 +159,8 @@ __all__ = [
     "UnpoolingLayer",
     "VectorDenoiserConfig",
     "check_process",
+    "combinations",
+    "conditions",
     "faults",
     "is_share",
     "overridden",

@@ -54,7 +54,7 @@ def _write_trials(config: SearchConfig, records: Sequence[Record], path: Path) -
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["number", "state", "value", *config.space, "evaluations", "failure"])
         for record in records:
-            values = [record.parameters[name] for name in config.space]
+            values = [record.parameters.get(name) for name in config.space]
             row = [record.number, record.state, record.value, *values, len(record.evaluations), record.failure]
             writer.writerow(["" if cell is None else cell for cell in row])
 
@@ -63,7 +63,8 @@ def importances(config: SearchConfig, records: Sequence[Record]) -> dict[str, fl
     """Return the share of each value of the space in the variance of the metric over the complete trials.
 
     Functional ANOVA over a random forest (Hutter, Hoos & Leyton-Brown 2014, ICML): main effects only, scaled to the
-    sum 1, the largest first. A dimension on a log scale counts evenly on that scale.
+    sum 1, the largest first. A dimension on a log scale counts evenly on that scale; one that some
+    trials do not draw has no share.
 
     Raises:
         ValueError: fewer than two complete trials, or hardly two values among them.
@@ -77,10 +78,8 @@ def importances(config: SearchConfig, records: Sequence[Record]) -> dict[str, fl
             study.add_trial(
                 optuna.trial.create_trial(
                     value=record.value,
-                    params={
-                        path: _plain(dimension, record.parameters[path]) for path, dimension in config.space.items()
-                    },
-                    distributions={path: _plain_distribution(dimension) for path, dimension in config.space.items()},
+                    params={path: _plain(config.space[path], value) for path, value in record.parameters.items()},
+                    distributions={path: _plain_distribution(config.space[path]) for path in record.parameters},
                 )
             )
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=IMPORTANCE_SEED)

@@ -24,6 +24,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mlml.config import SearchConfig
+from mlml.search._pruning import should_prune
 from mlml.search._space import suggest
 from mlml.search._storage import Lock, Store, open_store
 from mlml.seeds import derive
@@ -35,6 +36,9 @@ Report = Callable[[int, float], None]
 
 Objective = Callable[[dict[str, Any], int, Path, Report], float]
 """Runs one trial: (values by dotted path, number of the trial, folder of the trial, report) -> value."""
+
+MakeSampler = Callable[[int, int], optuna.samplers.BaseSampler]
+"""Makes the sampler of one trial: (seed of the trial, seed of the search) -> sampler; `sampler` of the methods."""
 
 _STATES: dict[Any, Literal["complete", "pruned", "failed"]] = {
     TrialState.COMPLETE: "complete",
@@ -52,7 +56,7 @@ class Record(NamedTuple):
 
     Attributes:
         value: of a complete trial; of a pruned one its last evaluation; None of a failed one.
-        parameters: values by dotted path, in the order of the space.
+        parameters: values by dotted path, in the order of the space, of the dimensions that apply.
         evaluations: value by step.
         failure: of a failed trial, what it failed at.
     """
@@ -67,7 +71,7 @@ class Record(NamedTuple):
 
 def run_study(
     config: SearchConfig,
-    sampler: Callable[[int], optuna.samplers.BaseSampler],
+    sampler: MakeSampler,
     folder: Path,
     objective: Objective,
     seed: int,
@@ -81,7 +85,7 @@ def run_study(
 
     Args:
         config: the search's numbers.
-        sampler: makes the sampler of a trial from its seed, such as `TPE(config).sampler`.
+        sampler: makes the sampler of a trial, such as `TPE(config).sampler`.
         folder: of the journal and of the trials' folders; all stay when the search is over.
         objective: runs one trial.
         seed: of the search.
@@ -123,7 +127,7 @@ def best(records: Sequence[Record], direction: Literal["minimize", "maximize"]) 
 @dataclass(frozen=True)
 class _Search:
     config: SearchConfig
-    sampler: Callable[[int], optuna.samplers.BaseSampler]
+    sampler: MakeSampler
     folder: Path
     seed: int
     store: Store
@@ -133,7 +137,7 @@ class _Search:
     def open(
         cls,
         config: SearchConfig,
-        sampler: Callable[[int], optuna.samplers.BaseSampler],
+        sampler: MakeSampler,
         folder: Path,
         seed: int,
         name: str,
@@ -148,7 +152,7 @@ class _Search:
                 study_name=store.name,
                 direction=config.direction,
                 sampler=optuna.samplers.RandomSampler(),  # asked for nothing: see `_sampled`
-                pruner=_pruner(config),
+                pruner=optuna.pruners.NopPruner(),  # not asked either: see `should_prune`
                 load_if_exists=True,
             )
             held = study.user_attrs.get("declared")
@@ -186,6 +190,7 @@ class _Search:
                     params=drawn.params,
                     distributions=drawn.distributions,
                     user_attrs={"worker": _worker()},
+                    system_attrs=drawn.system_attrs,  # where a sampler notes what it is to know later
                 )
             )
             return number, lock
@@ -200,7 +205,7 @@ class _Search:
 
     def _sampled(self, past: Sequence[FrozenTrial]) -> FrozenTrial:
         """Draw the values of the trial that comes after `past`."""
-        sampler = self.sampler(derive(self.seed, "trial", len(past)) % 2**32)  # NumPy takes 32 bits
+        sampler = self.sampler(derive(self.seed, "trial", len(past)) % 2**32, self.seed)  # NumPy takes 32 bits
         scratch = optuna.create_study(direction=self.config.direction, sampler=sampler)
         scratch.add_trials(past)
         suggest(scratch.ask(), self.config.space)
@@ -209,14 +214,14 @@ class _Search:
     def run(self, number: int, objective: Objective) -> None:
         """Run a trial to its end and record it."""
         trial = Trial(self.study, self._id(number))
-        overrides = {path: trial.params[path] for path in self.config.space}
+        overrides = _ordered(trial.params, self.config)
         folder = self.folder / "trials" / f"{number:04d}"
         folder.mkdir(exist_ok=True)
         logger.info("trial %d: %s", number, ", ".join(f"{path}={value}" for path, value in overrides.items()))
         try:
-            if trial.should_prune():  # killed between its last evaluation and the end that this evaluation called for
+            if self._prunes(number):  # killed between its last evaluation and the end that this evaluation called for
                 raise optuna.TrialPruned
-            value = float(objective(overrides, number, folder, _reporter(trial, self.study)))
+            value = float(objective(overrides, number, folder, self._reporter(trial)))
             _check_finite(value, self.config.metric)
         except optuna.TrialPruned:
             self.study.tell(number, state=TrialState.PRUNED)
@@ -230,13 +235,38 @@ class _Search:
         ended = self._record(self.study.get_trials(deepcopy=False)[number])
         logger.info("trial %d (of 0 to %d) is %s: %s", number, self.config.trials - 1, ended.state, ended.value)
 
+    def _prunes(self, number: int) -> bool:
+        return should_prune(self.study, number, self.config, self.seed)
+
+    def _reporter(self, trial: Trial) -> Report:
+        """Return the `report` of a trial; it knows the evaluations that an earlier process reported."""
+        known = dict(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+        def report(step: int, value: float) -> None:
+            _check_finite(value, f"the evaluation at step {step}")
+            if step in known:  # decided then, or when the trial was taken up again: it goes on
+                if known[step] != value:
+                    logger.warning(
+                        "trial %d: step %d gave %r before the kill and %r now; the first counts",
+                        *(trial.number, step, known[step], value),
+                    )
+                return
+            if known and step < max(known):
+                raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
+            trial.report(value, step)
+            known[step] = float(value)
+            if self._prunes(trial.number):
+                raise optuna.TrialPruned
+
+        return report
+
     def records(self) -> list[Record]:
         """The finished trials among those that the search is to have."""
         trials = self.study.get_trials(deepcopy=False)[: self.config.trials]
         return [self._record(trial) for trial in trials if trial.state.is_finished()]
 
     def _record(self, trial: FrozenTrial) -> Record:
-        parameters = {path: trial.params[path] for path in self.config.space}
+        parameters = _ordered(trial.params, self.config)
         evaluations = dict(sorted(trial.intermediate_values.items()))
         failure = trial.user_attrs.get("failure") if trial.state == TrialState.FAIL else None
         return Record(trial.number, _STATES[trial.state], trial.value, parameters, evaluations, failure)
@@ -247,38 +277,14 @@ class _Search:
         return found
 
 
-def _reporter(trial: Trial, study: optuna.Study) -> Report:
-    """Return the `report` of a trial; it knows the evaluations that an earlier process reported."""
-    known = dict(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-
-    def report(step: int, value: float) -> None:
-        _check_finite(value, f"the evaluation at step {step}")
-        if step in known:  # decided then, or when the trial was taken up again: it goes on
-            if known[step] != value:
-                logger.warning(
-                    "trial %d: step %d gave %r before the kill and %r now; the first counts",
-                    *(trial.number, step, known[step], value),
-                )
-            return
-        if known and step < max(known):
-            raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
-        trial.report(value, step)
-        known[step] = float(value)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    return report
-
-
 def _check_finite(value: float, what: str) -> None:
     if not math.isfinite(value):
         raise ValueError(f"{what} must be finite; got {value}")
 
 
-def _pruner(config: SearchConfig) -> optuna.pruners.BasePruner:
-    if config.pruner == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(config.pruner_startup_trials, config.pruner_warmup_steps)
+def _ordered(drawn: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
+    """Return the values of a trial in the order of the space; dimensions that do not apply have none."""
+    return {path: drawn[path] for path in config.space if path in drawn}
 
 
 def _worker() -> dict[str, Any]:

@@ -14,6 +14,6 @@ class Random:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def sampler(self, seed: int) -> BaseSampler:
+    def sampler(self, trial_seed: int, search_seed: int) -> BaseSampler:
         """Return the sampler of one trial."""
-        return RandomSampler(seed=seed)
+        return RandomSampler(seed=trial_seed)

@@ -30,12 +30,12 @@ class TPE:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def sampler(self, seed: int) -> BaseSampler:
+    def sampler(self, trial_seed: int, search_seed: int) -> BaseSampler:
         """Return the sampler of one trial."""
         config = self.config
         return TPESampler(
             n_startup_trials=config.startup_trials,
             n_ei_candidates=config.candidates,
             multivariate=config.multivariate,
-            seed=seed,
+            seed=trial_seed,
         )

@@ -35,18 +35,27 @@ import mlml.search
 from mlml import catalogue
 from mlml.config import parse
 found = catalogue.names("search")
-assert found == ["gp", "random", "tpe"], found
+assert found == ["cmaes", "gp", "grid", "manual", "quasi_random", "random", "tpe"], found
 for name in found:
-    config = parse(catalogue.config_class("search", name), {{"experiment": "simclr", "space": {SPACE!r}}}, "search.s")
-    assert config.trials == 20 and config.space["encoder.width"].step == 8
+    entry = {{"experiment": "simclr", "space": {SPACE!r}}}
+    if name == "cmaes":
+        entry["space"] = {{path: entry["space"][path] for path in ("dropout", "encoder.width")}}
+    if name == "grid":
+        entry["points"] = {{"temperature": 2, "dropout": 3, "train.batch_size": 2}}
+    if name == "manual":
+        entry["values"] = [{{path: dimension.get("low", "lars") for path, dimension in entry["space"].items()}}]
+        entry["values"][0]["ema"] = 1
+    config = parse(catalogue.config_class("search", name), entry, "search.s")
+    assert config.trials == {{"grid": 2 * 3 * 4 * 2 * 2 * 5, "manual": 1}}.get(name, 20)
+    assert config.space["encoder.width"].step == 8
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("method", ["gp", "random", "tpe"])
+@pytest.mark.parametrize("method", catalogue.names("search"))
 def test_unknown_keys_are_refused_with_the_methods_own_keys(method: str):
-    with pytest.raises(DeclarationError, match=r"^search\.s\.trails: unknown key; did you mean 'trials'\?"):
+    with pytest.raises(DeclarationError, match=r"(?m)^search\.s\.trails: unknown key; did you mean 'trials'\?"):
         parse(catalogue.config_class("search", method), {"experiment": "e", "space": SPACE, "trails": 3}, "search.s")
 
 
@@ -86,7 +95,7 @@ def test_unknown_keys_are_refused_with_the_methods_own_keys(method: str):
         ({"type": "float", "low": 0.1}, "search.s.space.a.b.high: required, but not given"),
         (
             {"type": "float", "lo": 0.1, "low": 0.1, "high": 1},
-            "search.s.space.a.b.lo: unknown key; did you mean 'low'? (known: high, log, low, type)",
+            "search.s.space.a.b.lo: unknown key; did you mean 'low'? (known: high, log, low, type, when)",
         ),
         (
             {"type": "float", "low": math.nan, "high": 1},

@@ -1,0 +1,122 @@
+"""Acquisition functions against their closed forms, through the code that a search runs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import norm
+
+from mlml import catalogue
+from mlml.config import parse
+from mlml.search._study import run_study
+
+BETA = 2.25
+MEAN, VARIANCE, BEST = -0.5, 1.0, 0.0
+
+
+def closed_form(name: str, mean: float, variance: float, best: float, direction: str) -> float:
+    """The notation of mlml/search/_acquisition.py, of a metric in its own units and direction."""
+    sigma = math.sqrt(variance)
+    sign = 1 if direction == "maximize" else -1
+    z = sign * (mean - best) / sigma
+    if name == "log_ei":
+        return math.log(closed_form("ei", mean, variance, best, direction))
+    return {
+        "ei": sigma * (z * norm.cdf(z) + norm.pdf(z)),
+        "pi": norm.cdf(z),
+        "log_pi": norm.logcdf(z),
+        "ucb": sign * mean + math.sqrt(BETA) * sigma,
+    }[name]
+
+
+def of_known_posterior(name: str, direction: str) -> float:
+    """Value of the acquisition function where the model says MEAN, VARIANCE of a metric to be so directed."""
+    sign = 1 if direction == "maximize" else -1  # what is to be minimised comes with its sign turned
+    if name == "log_ei":
+        from optuna._gp.acqf import logei
+
+        mean, variance = torch.tensor([sign * MEAN, VARIANCE], dtype=torch.float64)
+        return float(logei(mean, variance, sign * BEST))
+    from botorch.utils.testing import MockModel, MockPosterior
+
+    from mlml.search._acquisition import acquisition_function
+
+    posterior = MockPosterior(
+        mean=torch.full((1, 1), sign * MEAN, dtype=torch.float64),
+        variance=torch.full((1, 1), VARIANCE, dtype=torch.float64),
+    )
+    function = acquisition_function(name, MockModel(posterior), sign * BEST, BETA)
+    return float(function(torch.zeros(1, 1, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("name", ["log_ei", "ei", "ucb", "log_pi", "pi"])
+def test_values_are_the_closed_forms(name: str, direction: str):
+    assert of_known_posterior(name, direction) == pytest.approx(
+        closed_form(name, MEAN, VARIANCE, BEST, direction), abs=1e-6
+    )
+
+
+def test_the_closed_forms_are_the_tables_numbers():
+    """EI at mean -0.5, variance 1, best 0: 0.5 Phi(0.5) + phi(0.5) when minimising, that less 0.5 when maximising."""
+    assert closed_form("ei", MEAN, VARIANCE, BEST, "minimize") == pytest.approx(0.697797, abs=1e-6)
+    assert closed_form("ei", MEAN, VARIANCE, BEST, "maximize") == pytest.approx(0.197797, abs=1e-6)
+    assert closed_form("pi", MEAN, VARIANCE, BEST, "minimize") == pytest.approx(0.691462, abs=1e-6)
+    assert closed_form("pi", MEAN, VARIANCE, BEST, "maximize") == pytest.approx(0.308538, abs=1e-6)
+    assert closed_form("ucb", MEAN, VARIANCE, BEST, "minimize") == pytest.approx(2.0)
+    assert closed_form("ucb", MEAN, VARIANCE, BEST, "maximize") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("name", ["ei", "ucb", "log_pi", "pi"])
+def test_a_trial_is_where_the_closed_form_is_largest(
+    name: str, direction: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The whole way: a search's history, the fitted process, and the trial that comes next."""
+    from mlml.search import _acquisition
+
+    kept: list[Any] = []
+    optimize = _acquisition.optimize_acqf
+
+    def watched(function: Any, *rest: Any, **options: Any) -> Any:
+        kept.append(function)
+        return optimize(function, *rest, **options)
+
+    monkeypatch.setattr(_acquisition, "optimize_acqf", watched)
+    cls = catalogue.method_class("search", "gp")
+    entry = {
+        "experiment": "toy",
+        "space": {"x": {"type": "float", "low": 2.0, "high": 6.0}},
+        "direction": direction,
+        "pruner": "none",
+        "trials": 6,
+        "startup_trials": 5,
+        "acquisition": name,
+        "beta": BETA,
+    }
+    search = cls(parse(cls.Config, entry, "search.s"))
+    records = run_study(
+        search.config, search.sampler, tmp_path, lambda overrides, *_: math.sin(2 * overrides["x"]) + 3, seed=3
+    )
+    [function] = kept
+    sign = 1 if direction == "maximize" else -1
+    best = (max if sign == 1 else min)(record.value for record in records[:5])
+
+    def by_hand(x: float) -> tuple[float, float]:
+        """The acquisition's value and the closed form of the process's mean and variance at x."""
+        share = torch.tensor([[(x - 2.0) / 4.0]], dtype=torch.float64)
+        with torch.no_grad():
+            posterior = function.model.posterior(share)
+            value = float(function(share.unsqueeze(1)))
+        mean, variance = sign * float(posterior.mean), float(posterior.variance)
+        assert abs(mean - 3) < 3  # in the metric's own units and direction, which swings by 1 around 3
+        return value, closed_form(name, mean, variance, best, direction)
+
+    values = []
+    for k in range(41):
+        value, expected = by_hand(2 + k / 10)
+        assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        values.append(value)
+    assert by_hand(records[5].parameters["x"])[1] >= max(values) - 1e-6
