@@ -48,7 +48,7 @@ def search(stage: Stage) -> None:
 
     seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
     trials = partial(run_study, config, method_class(config).sampler, study, objective, seed, name)
-    records = stage.steps.run(f"run {config.trials} trials", trials)
+    records = stage.steps.run("run trials", trials)
     for record in records:
         # one that a process finished and was killed before it could end its run is not open here
         run = runs.get(record.number) or trial_run(stage, record.number, record.parameters)

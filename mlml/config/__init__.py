@@ -57,16 +57,16 @@ from mlml.config.schedules import (
     ScheduleConfig,
     StepSchedule,
 )
-from mlml.config.search import (
+from mlml.config.search import NUM_PARAMETERS, Direction, SearchConfig
+from mlml.config.sentences import DeclarationError, faults, parse, suggest
+from mlml.config.space import (
     CategoricalDimension,
     Dimension,
     FloatDimension,
     IntDimension,
-    SearchConfig,
     combinations,
     conditions,
 )
-from mlml.config.sentences import DeclarationError, faults, parse, suggest
 from mlml.config.stack import (
     ConvolutionLayer,
     DropoutLayer,
@@ -82,6 +82,7 @@ from mlml.config.study import StudyConfig
 from mlml.config.train import TrainConfig
 
 __all__ = [
+    "NUM_PARAMETERS",
     "ActivationConfig",
     "AdaGradConfig",
     "AdamConfig",
@@ -107,6 +108,7 @@ __all__ = [
     "DenoiserConfig",
     "DenseEncoderConfig",
     "Dimension",
+    "Direction",
     "DropoutLayer",
     "ELUActivation",
     "EncoderConfig",

@@ -1,181 +1,21 @@
-"""What a search tries."""
+"""What a search tries, what for, and for how long."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mlml.config.declared import Declared
 from mlml.config.sentences import suggest
+from mlml.config.space import CategoricalDimension, Dimension, conditions
 
+Direction = Literal["minimize", "maximize"]
 
-def _check_range(low: float, high: float, log: bool) -> None:
-    if low >= high:
-        raise ValueError(f"needs low < high; got low={low}, high={high}")
-    if log and low <= 0:
-        raise ValueError(f"a log scale needs low > 0; got low={low}")
+NUM_PARAMETERS = "cost/parameters"
+"""Metric of every trial: how many numbers its training fits."""
 
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two plain values are the same for a declaration: 1, 1.0 and true are three."""
-    return type(one) is type(other) and bool(one == other)
-
-
-class _Dimension(Declared):
-    """Base of the dimensions.
-
-    Attributes:
-        when: by the path of a categorical dimension that stands before, the choice with which this one is drawn;
-            with others the entry keeps what it declares. Empty: drawn always.
-    """
-
-    when: dict[str, Any] = Field(default_factory=dict)
-
-    def applies(self, drawn: Mapping[str, Any]) -> bool:
-        """Whether the dimension is drawn where those before it have the values `drawn`, by path."""
-        return all(parent in drawn and _same(drawn[parent], value) for parent, value in self.when.items())
-
-
-class FloatDimension(_Dimension):
-    """A real number between `low` and `high`, both included; `log`: drawn evenly on a log scale."""
-
-    type: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _range(self) -> "FloatDimension":
-        _check_range(self.low, self.high, self.log)
-        return self
-
-    def ends(self) -> tuple[float, float]:
-        """Return the values that the dimension must fit at."""
-        return self.low, self.high
-
-    def holds(self, value: Any) -> bool:
-        """Whether the dimension has this value."""
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
-
-    def at(self, share: float) -> float:
-        """Return the value with `share`, in [0, 1], of the dimension below it, on its own scale."""
-        if self.log:
-            return min(self.high, self.low * math.pow(self.high / self.low, share))
-        return min(self.high, self.low + share * (self.high - self.low))
-
-    def evenly(self, count: int) -> list[float]:
-        """Return `count` >= 2 values, evenly spaced on the dimension's own scale, from end to end."""
-        return [*(self.at(k / (count - 1)) for k in range(count - 1)), self.high]
-
-
-class IntDimension(_Dimension):
-    """A whole number out of low, low + step, ..., high; `log`: drawn evenly on a log scale, in steps of 1."""
-
-    type: Literal["int"] = "int"
-    low: int
-    high: int
-    step: PositiveInt = 1
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _range(self) -> "IntDimension":
-        _check_range(self.low, self.high, self.log)
-        if self.log and self.step != 1:
-            raise ValueError(f"a log scale has no step; got step={self.step}")
-        if (self.high - self.low) % self.step:
-            raise ValueError(f"needs high = low + a multiple of step; got {self.low}, {self.high}, step={self.step}")
-        return self
-
-    def ends(self) -> tuple[int, int]:
-        """Return the values that the dimension must fit at."""
-        return self.low, self.high
-
-    def holds(self, value: Any) -> bool:
-        """Whether the dimension has this value."""
-        return type(value) is int and value in range(self.low, self.high + 1, self.step)
-
-    def at(self, share: float) -> int:
-        """Return the value with `share`, in [0, 1), of the dimension below it: all are equally likely, or on `log`."""
-        if self.log:  # each value k has the part of the log scale from k - 1/2 to k + 1/2
-            low, high = self.low - 0.5, self.high + 0.5
-            return min(self.high, max(self.low, math.floor(low * math.pow(high / low, share) + 0.5)))
-        return self.low + self.step * math.floor(share * self._num_values())
-
-    def evenly(self, count: int) -> list[int]:
-        """Return `count` >= 2 values, evenly spaced on the dimension's own scale, from end to end.
-
-        Raises:
-            ValueError: there are not so many different ones.
-        """
-        if self.log:
-            found = [round(self.low * math.pow(self.high / self.low, k / (count - 1))) for k in range(count)]
-        else:
-            last = self._num_values() - 1
-            found = [self.low + self.step * ((2 * k * last + count - 1) // (2 * count - 2)) for k in range(count)]
-        if len(set(found)) < count:
-            raise ValueError(f"has no {count} different values that are evenly spaced")
-        return found
-
-    def _num_values(self) -> int:
-        return (self.high - self.low) // self.step + 1
-
-
-class CategoricalDimension(_Dimension):
-    """One of some values without an order: texts, numbers, true, false, null."""
-
-    type: Literal["categorical"] = "categorical"
-    choices: tuple[Any, ...]
-
-    @field_validator("choices")
-    @classmethod
-    def _plain_and_distinct(cls, choices: tuple[Any, ...]) -> tuple[Any, ...]:
-        plain = all(choice is None or isinstance(choice, str | int | float) for choice in choices)
-        if not plain or len(choices) < 2 or len(set(choices)) < len(choices):
-            raise ValueError(f"must be two or more different texts, numbers, booleans or null; got {list(choices)}")
-        return choices
-
-    def ends(self) -> tuple[Any, ...]:
-        """Return the values that the dimension must fit at: all of them."""
-        return self.choices
-
-    def holds(self, value: Any) -> bool:
-        """Whether the dimension has this value."""
-        return any(_same(value, choice) for choice in self.choices)
-
-    def at(self, share: float) -> Any:
-        """Return the choice at `share`, in [0, 1), of the list."""
-        return self.choices[math.floor(share * len(self.choices))]
-
-
-Dimension = Annotated[FloatDimension | IntDimension | CategoricalDimension, Field(discriminator="type")]
-
-
-def conditions(space: Mapping[str, Dimension], path: str) -> dict[str, Any]:
-    """Return the choices, by path, with which a dimension is drawn: its own conditions and those of its parents.
-
-    Raises:
-        ValueError: it needs two choices of one dimension.
-    """
-    found: dict[str, Any] = {}
-    for parent, value in space[path].when.items():
-        for name, choice in {**conditions(space, parent), parent: value}.items():
-            if name in found and not _same(found[name], choice):
-                raise ValueError(f"{path!r} is never drawn: it needs {name!r} to be {found[name]!r} and {choice!r}")
-            found[name] = choice
-    return found
-
-
-def combinations(space: Mapping[str, Dimension], values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of values by path, the last dimension fastest; each has the dimensions that apply."""
-    found: list[dict[str, Any]] = [{}]
-    for path, dimension in space.items():
-        longer = [
-            [{**point, path: value} for value in values[path]] if dimension.applies(point) else [point]
-            for point in found
-        ]
-        found = [point for points in longer for point in points]
-    return found
+DEFAULT_TRIALS = 20
+"""Of a search that declares no budget."""
 
 
 class SearchConfig(Declared):
@@ -183,9 +23,19 @@ class SearchConfig(Declared):
 
     Attributes:
         experiment: the experiment whose entry the trials vary.
+        objective: the experiment whose metric they are judged by: the same, or a probe of it, or an evaluation, which
+            then looks at what each trial trained.
         space: by the dotted path of a value in that entry, the values to try.
-        metric: of the validation split; a test split that chooses is a test split no more.
-        trials: how many, those that are pruned or fail included.
+        metric: of the objective, on the validation split; a test split that chooses is a test split no more.
+        direction: of the metric.
+        further_objectives: by metric, the direction: what is to be traded against `metric`. Metrics of the objective on
+            the validation split, or "cost/parameters", the numbers that training fits. The search then looks for the
+            Pareto front, on which nothing is better in one without being worse in another, and prunes nothing.
+        trials: how many, those that are pruned or fail included; 20 if neither this nor `seconds` is given.
+        seconds: no trial begins once the trials have taken so long, together, per worker. What a slower machine
+            finds in that time is not what a faster one does; `trials` is the budget that anyone can repeat.
+        workers: processes that run trials side by side. Trial n is drawn from what is known of the trials up to
+            n - 2 workers, with one worker of all before it: whoever finishes first, the search comes to the same end.
         pruner: "median" ends a trial at an evaluation when its best value so far is worse than the median that the
             completed trials had there (Golovin et al. 2017, Google Vizier, section 3.2.2).
             "successive_halving" compares it at rungs, at pruner_min_steps and each time that the steps have grown
@@ -194,19 +44,27 @@ class SearchConfig(Declared):
             Li et al. 2020, arXiv:1810.05934). "hyperband" deals the trials out to brackets, each of which halves from
             another first rung on, so that a metric which tells late is not lost on early rungs (Li et al. 2018,
             arXiv:1603.06560; their r, R and eta are the three numbers below).
+            "asha" stops every trial at its rung. A next trial then takes the best of a rung on to the next rung, from
+            its own checkpoint, or begins with new values (Li et al. 2020, Algorithm 2), so that what fell behind can
+            still catch up.
         pruner_startup_trials: of "median": completed trials before any is pruned.
         pruner_warmup_steps: of "median": a trial is not pruned before this optimizer step.
-        pruner_min_steps: of "successive_halving" and "hyperband": the optimizer step of the first rung.
+        pruner_min_steps: of "successive_halving", "hyperband" and "asha": the optimizer step of the first rung.
         pruner_max_steps: of "hyperband": the optimizer steps of a whole training.
-        pruner_reduction: of "successive_halving" and "hyperband": one trial of so many goes on to the next rung.
+        pruner_reduction: of "successive_halving", "hyperband" and "asha": one trial of so many goes on to the next
+            rung.
     """
 
     experiment: str
+    objective: str
     space: dict[str, Dimension]
     metric: str = "validation/loss"
-    direction: Literal["minimize", "maximize"] = "minimize"
-    trials: PositiveInt = 20
-    pruner: Literal["median", "none", "successive_halving", "hyperband"] = "median"
+    direction: Direction = "minimize"
+    further_objectives: dict[str, Direction] = Field(default_factory=dict)
+    trials: PositiveInt | None = None
+    seconds: PositiveFloat | None = None
+    workers: PositiveInt = 1
+    pruner: Literal["median", "none", "successive_halving", "hyperband", "asha"] = "median"
     pruner_startup_trials: NonNegativeInt = 5
     pruner_warmup_steps: NonNegativeInt = 0
     pruner_min_steps: PositiveInt | None = None
@@ -219,6 +77,14 @@ class SearchConfig(Declared):
         if not metric.startswith("validation/"):
             raise ValueError(f"must be a metric of the validation split, 'validation/...'; got {metric!r}")
         return metric
+
+    @field_validator("further_objectives")
+    @classmethod
+    def _of_validation_or_cost(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        for metric in metrics:
+            if metric != NUM_PARAMETERS:
+                cls._of_validation(metric)
+        return metrics
 
     @field_validator("space")
     @classmethod
@@ -240,8 +106,23 @@ class SearchConfig(Declared):
         return space
 
     @model_validator(mode="after")
+    def _several_objectives(self) -> "SearchConfig":
+        if self.metric in self.further_objectives:
+            raise ValueError(f"further_objectives: {self.metric!r} is the metric itself")
+        if self.further_objectives and self.pruner != "none":
+            raise ValueError(
+                f"a trial that is ahead in one of several objectives is not to be pruned; set pruner to 'none', not "
+                f"{self.pruner!r}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _numbers_of_the_pruner(self) -> "SearchConfig":
-        needed = {"successive_halving": ["pruner_min_steps"], "hyperband": ["pruner_min_steps", "pruner_max_steps"]}
+        needed = {
+            "successive_halving": ["pruner_min_steps"],
+            "asha": ["pruner_min_steps"],
+            "hyperband": ["pruner_min_steps", "pruner_max_steps"],
+        }
         for name in ("pruner_min_steps", "pruner_max_steps"):
             given = getattr(self, name) is not None
             if given != (name in needed.get(self.pruner, [])):
@@ -250,6 +131,16 @@ class SearchConfig(Declared):
             got = f"{self.pruner_min_steps} and {self.pruner_max_steps}"
             raise ValueError(f"needs pruner_min_steps < pruner_max_steps; got {got}")
         return self
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """By metric, the direction, `metric` first."""
+        return {self.metric: self.direction, **self.further_objectives}
+
+    @property
+    def max_trials(self) -> int | None:
+        """How many trials at most; None: as many as there is time for."""
+        return DEFAULT_TRIALS if self.trials is None and self.seconds is None else self.trials
 
 
 def _check_parent(

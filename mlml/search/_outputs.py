@@ -37,6 +37,7 @@ def write_outputs(config: SearchConfig, records: Sequence[Record], folder: Path)
     found = best(records, config.direction)
     content = {
         "experiment": config.experiment,
+        "objective": config.objective,
         "metric": config.metric,
         "direction": config.direction,
         "value": found.value,

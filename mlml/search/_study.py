@@ -59,6 +59,9 @@ class Record(NamedTuple):
         parameters: values by dotted path, in the order of the space, of the dimensions that apply.
         evaluations: value by step.
         failure: of a failed trial, what it failed at.
+        further: of a complete trial, by metric, the further objectives.
+        continues: number of the trial from whose checkpoint this one went on.
+        interruptions: processes that ended in the middle of it.
     """
 
     number: int
@@ -67,6 +70,9 @@ class Record(NamedTuple):
     parameters: dict[str, Any]
     evaluations: dict[int, float]
     failure: str | None
+    further: dict[str, float] = {}  # noqa: RUF012
+    continues: int | None = None
+    interruptions: int = 0
 
 
 def run_study(
@@ -92,7 +98,7 @@ def run_study(
         name: of the study, where it lies in a database that others use as well.
 
     Returns:
-        One record for each of the `config.trials` trials, by number.
+        One record for each trial, by number.
 
     Raises:
         SearchError: `folder` holds another search, another process runs one of its trials, or no trial was completed.
@@ -173,14 +179,14 @@ class _Search:
         """
         with self.store.lock("study"):
             trials = self.study.get_trials(deepcopy=False)
-            for trial in trials[: self.config.trials]:
+            for trial in trials[: self.config.max_trials]:
                 if trial.state == TrialState.RUNNING:
                     lock = self._lock(trial.number)
                     self.store.storage.set_trial_user_attr(self._id(trial.number), "worker", _worker())
                     logger.info("trial %d goes on where it was left", trial.number)
                     return trial.number, lock
             number = len(trials)
-            if number >= self.config.trials:
+            if self.config.max_trials is not None and number >= self.config.max_trials:
                 return None
             lock = self._lock(number)
             drawn = self._sampled(trials)
@@ -233,7 +239,7 @@ class _Search:
         else:
             self.study.tell(number, value)
         ended = self._record(self.study.get_trials(deepcopy=False)[number])
-        logger.info("trial %d (of 0 to %d) is %s: %s", number, self.config.trials - 1, ended.state, ended.value)
+        logger.info("trial %d is %s: %s", number, ended.state, ended.value)
 
     def _prunes(self, number: int) -> bool:
         return should_prune(self.study, number, self.config, self.seed)
@@ -262,7 +268,7 @@ class _Search:
 
     def records(self) -> list[Record]:
         """The finished trials among those that the search is to have."""
-        trials = self.study.get_trials(deepcopy=False)[: self.config.trials]
+        trials = self.study.get_trials(deepcopy=False)[: self.config.max_trials]
         return [self._record(trial) for trial in trials if trial.state.is_finished()]
 
     def _record(self, trial: FrozenTrial) -> Record:

@@ -41,6 +41,7 @@ def declaration(train: str, experiments: str, trials: int = 0, width: int = 16) 
   rate:
     method: random
     experiment: classifier
+    objective: classifier
     dataset: digits
     space: {{train.optimizer.learning_rate: {{type: float, low: 0.001, high: 0.1, log: true}}}}
     trials: {trials}"""

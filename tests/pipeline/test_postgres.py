@@ -22,7 +22,7 @@ from mlml.search.tpe import TPE
 
 folder, trial, moment = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 config = TPE.Config.model_validate({
-    "experiment": "toy", "trials": 7, "startup_trials": 3, "metric": "validation/loss",
+    "experiment": "toy", "objective": "toy", "trials": 7, "startup_trials": 3, "metric": "validation/loss",
     "space": {"x": {"type": "float", "low": -1.0, "high": 1.0}},
 })
 

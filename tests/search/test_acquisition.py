@@ -88,6 +88,7 @@ def test_a_trial_is_where_the_closed_form_is_largest(
     cls = catalogue.method_class("search", "gp")
     entry = {
         "experiment": "toy",
+        "objective": "toy",
         "space": {"x": {"type": "float", "low": 2.0, "high": 6.0}},
         "direction": direction,
         "pruner": "none",

@@ -23,7 +23,11 @@ STEPS = range(5, 45, 5)
 
 
 def search(**values: Any) -> Random:
-    return Random(parse(Random.Config, {"experiment": "toy", "space": SPACE, "trials": 12, **values}, "search.s"))
+    return Random(
+        parse(
+            Random.Config, {"experiment": "toy", "objective": "toy", "space": SPACE, "trials": 12, **values}, "search.s"
+        )
+    )
 
 
 def run(method: Random, folder: Path, objective: Any, seed: int = 0) -> list[Record]:
@@ -140,11 +144,11 @@ def test_killed_at_any_write_a_study_prunes_the_same(pruner: dict[str, Any], tmp
         (
             {"pruner": "hyperbland"},
             "search.s.pruner: unknown value 'hyperbland'; did you mean 'hyperband'? "
-            "(known: hyperband, median, none, successive_halving)",
+            "(known: asha, hyperband, median, none, successive_halving)",
         ),
     ],
 )
 def test_a_faulty_pruner_is_one_sentence(values: dict[str, Any], sentence: str):
     with pytest.raises(DeclarationError) as caught:
-        parse(SearchConfig, {"experiment": "toy", "space": SPACE, **values}, "search.s")
+        parse(SearchConfig, {"experiment": "toy", "objective": "toy", "space": SPACE, **values}, "search.s")
     assert caught.value.faults == (sentence,)

@@ -22,7 +22,13 @@ SQUARE = {"x": {"type": "float", "low": -1.0, "high": 1.0}, "y": {"type": "float
 
 def method(name: str, space: Any, **values: Any) -> Any:
     cls = catalogue.method_class("search", name)
-    return cls(parse(cls.Config, {"experiment": "toy", "space": space, "pruner": "none", **values}, "search.s"))
+    return cls(
+        parse(
+            cls.Config,
+            {"experiment": "toy", "objective": "toy", "space": space, "pruner": "none", **values},
+            "search.s",
+        )
+    )
 
 
 def run(search: Any, folder: Path, objective: Any = lambda *_: 0.0, seed: int = 0) -> list[Record]:

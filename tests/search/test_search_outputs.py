@@ -17,6 +17,7 @@ CONFIG = parse(
     SearchConfig,
     {
         "experiment": "simclr",
+        "objective": "simclr",
         "metric": "validation/accuracy",
         "direction": "maximize",
         "space": {
@@ -48,6 +49,7 @@ def test_best_yaml_is_an_entry_in_small_and_exact_in_every_reader(tmp_path: Path
     write_outputs(CONFIG, RECORDS, tmp_path)
     expected = {
         "experiment": "simclr",
+        "objective": "simclr",
         "metric": "validation/accuracy",
         "direction": "maximize",
         "value": 0.75,

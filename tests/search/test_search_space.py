@@ -23,7 +23,7 @@ SPACE = {
 
 
 def config(space: Any, **values: Any) -> SearchConfig:
-    return parse(SearchConfig, {"experiment": "simclr", "space": space, **values}, "search.s")
+    return parse(SearchConfig, {"experiment": "simclr", "objective": "simclr", "space": space, **values}, "search.s")
 
 
 def test_configs_need_neither_torch_nor_optuna():
@@ -37,7 +37,7 @@ from mlml.config import parse
 found = catalogue.names("search")
 assert found == ["cmaes", "gp", "grid", "manual", "quasi_random", "random", "tpe"], found
 for name in found:
-    entry = {{"experiment": "simclr", "space": {SPACE!r}}}
+    entry = {{"experiment": "simclr", "objective": "simclr", "space": {SPACE!r}}}
     if name == "cmaes":
         entry["space"] = {{path: entry["space"][path] for path in ("dropout", "encoder.width")}}
     if name == "grid":
@@ -46,7 +46,7 @@ for name in found:
         entry["values"] = [{{path: dimension.get("low", "lars") for path, dimension in entry["space"].items()}}]
         entry["values"][0]["ema"] = 1
     config = parse(catalogue.config_class("search", name), entry, "search.s")
-    assert config.trials == {{"grid": 2 * 3 * 4 * 2 * 2 * 5, "manual": 1}}.get(name, 20)
+    assert config.max_trials == {{"grid": 2 * 3 * 4 * 2 * 2 * 5, "manual": 1}}.get(name, 20)
     assert config.space["encoder.width"].step == 8
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -56,7 +56,11 @@ for name in found:
 @pytest.mark.parametrize("method", catalogue.names("search"))
 def test_unknown_keys_are_refused_with_the_methods_own_keys(method: str):
     with pytest.raises(DeclarationError, match=r"(?m)^search\.s\.trails: unknown key; did you mean 'trials'\?"):
-        parse(catalogue.config_class("search", method), {"experiment": "e", "space": SPACE, "trails": 3}, "search.s")
+        parse(
+            catalogue.config_class("search", method),
+            {"experiment": "e", "objective": "e", "space": SPACE, "trails": 3},
+            "search.s",
+        )
 
 
 @pytest.mark.parametrize(

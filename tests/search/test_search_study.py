@@ -48,7 +48,15 @@ BASE = {PRUNED: 100.0, FAILING: -100.0}
 
 def method(name: str, **values: Any) -> Any:
     cls = catalogue.method_class("search", name.split()[0])
-    entry = {"experiment": "toy", "space": SPACE, "trials": 6, "pruner_startup_trials": 1, **METHODS[name], **values}
+    entry = {
+        "experiment": "toy",
+        "objective": "toy",
+        "space": SPACE,
+        "trials": 6,
+        "pruner_startup_trials": 1,
+        **METHODS[name],
+        **values,
+    }
     return cls(parse(cls.Config, entry, "search.toy"))
 
 
