@@ -142,6 +142,18 @@ def open_store(folder: Path, name: str) -> Store:
     return Store(journal_storage(folder / "journal.log"), "search", lambda part: FileLock(folder / f"{part}.lock"))
 
 
+def has_study(folder: Path, name: str) -> bool:
+    """Whether a study was begun; as `open_store`."""
+    if not os.environ.get(VARIABLE):
+        return (folder / "journal.log").exists()
+    store = open_store(folder, name)
+    try:
+        store.storage.get_study_id_from_name(store.name)
+    except KeyError:
+        return False
+    return True
+
+
 def forget(name: str) -> None:
     """Remove a study that is over from the database, if the environment names one."""
     if os.environ.get(VARIABLE):
