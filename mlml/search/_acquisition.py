@@ -39,6 +39,9 @@ from torch import Tensor, ones_like, stack, zeros_like
 RESTARTS, RAW_SAMPLES = 10, 512
 """Local searches for the largest value of the function, and random points that their beginnings are chosen from."""
 
+FIT_STEPS = 50
+"""Most steps of L-BFGS that a fit takes; further ones take half of a trial's time, and hardly move what is fitted."""
+
 _IMPROVING: dict[str, Callable[..., AcquisitionFunction]] = {
     "ei": ExpectedImprovement,
     "pi": ProbabilityOfImprovement,
@@ -89,7 +92,8 @@ def _candidate(
         pending: None.
     """
     model = SingleTaskGP(normalize(x, bounds), y, outcome_transform=Standardize(m=1))
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
+    fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": FIT_STEPS}})
     unit = stack([zeros_like(bounds[0]), ones_like(bounds[0])])  # (2, d)
     function = acquisition_function(name, model, y.max(), beta)
     found, _ = optimize_acqf(function, unit, q=1, num_restarts=RESTARTS, raw_samples=RAW_SAMPLES)

@@ -224,6 +224,8 @@ def ratio(own: float, other: float) -> str:
     if low == 0:
         return "0" if own == 0 else f"{own:.3g} against 0"
     times = high / low
+    if times < 1.05:
+        return "about equal"
     return f"{f'{times:.1f}' if times < 10 else f'{times:,.0f}'} times {'lower' if own < other else 'higher'}"
 
 

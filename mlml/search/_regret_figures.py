@@ -45,7 +45,7 @@ def lower_edge(values: Iterable[float]) -> float:
 
 
 def plot_curves(found: Regrets, random: str | None, quantity: str, theme: Theme) -> Figure:
-    """Draw a panel for each search: its mean and interval, random search dashed, the others in grey behind."""
+    """Draw a panel for each search: its mean and interval, random search dashed, the others thin behind."""
     curves = {label: curve(of) for label, of in found.items()}
     edge = lower_edge(value for each in curves.values() for value in each[0])
     columns = min(COLUMNS, len(curves))
@@ -80,7 +80,7 @@ def _panel(
         if other == random:
             axes.plot(trials, np.maximum(middle, edge), color=theme.muted, linewidth=1.2, linestyle=(0, (4, 2)))
         else:
-            axes.plot(trials, np.maximum(middle, edge), color=theme.grid, linewidth=1)
+            axes.plot(trials, np.maximum(middle, edge), color=theme.muted, linewidth=0.8, alpha=0.4)
     middle, low, high = np.maximum(curves[label], edge)
     trials = np.arange(1, len(middle) + 1)
     axes.fill_between(trials, low, high, color=theme.series[0], alpha=0.18, linewidth=0)
