@@ -6,8 +6,10 @@ Notation, for `s` seeds and `t` trials:
     regret      of an incumbent: its distance to the reference, >= 0, the metric's unit (simple regret)
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +20,12 @@ from numpy.typing import NDArray
 
 from mlml import catalogue
 from mlml.config import Direction
+from mlml.search import _study
 from mlml.search._storage import forget
-from mlml.search._study import Objective, Record, run_study
+from mlml.search._study import Objective, Record, best, run_study
 from mlml.statistics import Difference, difference, summarise
+
+logger = logging.getLogger(__name__)
 
 Searched = Mapping[str, Mapping[int, Sequence[Record]]]
 """Trials by the search's label and the seed."""
@@ -66,7 +71,22 @@ def _run(
     method_class = catalogue.method_class(catalogue.SECTIONS["search"], entry["method"])
     own = {key: value for key, value in entry.items() if key != "method"}
     config = method_class.Config.model_validate({**own, **shared})
-    return run_study(config, method_class(config).sampler, folder, objective, seed, f"compared/{name}/{seed}")
+    with _quietly():
+        records = run_study(config, method_class(config).sampler, folder, objective, seed, f"compared/{name}/{seed}")
+    found = best(records, shared["direction"])
+    logger.info("%s, seed %d: the best of %d trials is %d: %s", name, seed, len(records), found.number, found.value)
+    return records
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep a search from telling of each trial: a comparison has thousands."""
+    level = _study.logger.level
+    _study.logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _study.logger.setLevel(level)
 
 
 def forget_all(searched: Searched, folder: Path) -> None:
