@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mlml.figures import Theme, style
-from mlml.search._comparison import Regrets, final, mean
+from mlml.search._regret import Regrets, final, mean
 from mlml.statistics import summarise
 
 COLUMNS = 4

@@ -17,7 +17,8 @@ from mlml.config import (
     shared_by,
 )
 from mlml.findings import Findings
-from mlml.search._comparison import baseline, forget_all, metrics, regrets, run_all, sentences, table
+from mlml.search._comparison import forget_all, run_all
+from mlml.search._regret import baseline, metrics, regrets, sentences, table
 from mlml.search._regret_figures import plot_curves, plot_ends
 from mlml.search._study import Objective, Report
 from mlml.studies._subject import Subject
