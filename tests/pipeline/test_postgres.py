@@ -7,6 +7,7 @@ import sys
 
 import postgres
 import pytest
+import search_kills
 from machines import ALL, TEN_STAGES, Machines, serial_run
 from project import Project
 
@@ -58,6 +59,14 @@ def test_a_study_goes_on_on_another_machine_after_every_kill(address, tmp_path):
     last = run("last", -1, -1, **database)
     assert json.loads(last.stdout) == json.loads(whole.stdout), last.stderr
     assert [record[0] for record in json.loads(last.stdout)] == list(range(7))
+
+
+def test_ten_kills_of_workers_and_coordinator_lose_no_trial_and_count_none_twice(address, tmp_path, monkeypatch):
+    expected = search_kills.coordinate(tmp_path / "whole", "search")
+    monkeypatch.setenv("MLML_OPTUNA_STORAGE", f"{address}/studies")
+    records, trials = search_kills.killed_ten_times(tmp_path / "killed", "kills/key")
+    search_kills.check(records, trials, expected)
+    assert not (tmp_path / "killed" / "journal.log").exists()
 
 
 @pytest.fixture(scope="module")

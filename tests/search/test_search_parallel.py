@@ -10,7 +10,9 @@ from typing import Any
 
 import optuna
 import pytest
-from test_search_study import end_with, in_fork, method, run, toy
+import search_kills
+from search_kills import fork
+from test_search_study import in_fork, method, run, toy
 
 from mlml.search._past import horizon
 from mlml.search._storage import journal_storage
@@ -34,18 +36,6 @@ def slow(seconds: Callable[[int], float]) -> Any:
         return value
 
     return objective
-
-
-def fork(work: Callable[[], Any]) -> int:
-    child = os.fork()
-    if child == 0:
-
-        def whole() -> None:
-            work()
-            os._exit(0)
-
-        end_with(whole)
-    return child
 
 
 def join(search: Any, folder: Path, objective: Any) -> int:
@@ -120,40 +110,9 @@ def finished(folder: Path) -> list[Any]:
 
 
 def test_ten_kills_of_workers_and_coordinator_lose_no_trial_and_count_none_twice(tmp_path: Path):
-    search = parallel("tpe")
-    expected = run(search, tmp_path / "whole", toy)
-    chance = random.Random(0)
-    folder = tmp_path / "killed"
-    objective = slow(lambda n: 0.03)
-    begin_study(search.config, search.sampler, folder, 0)
-
-    def coordinate() -> None:
-        run(search, folder, objective)
-
-    processes = [fork(coordinate), join(search, folder, objective)]
-    for _ in range(10):
-        time.sleep(chance.uniform(0.02, 0.15))
-        victim = chance.randrange(2)
-        os.kill(processes[victim], signal.SIGKILL)
-        _, status = os.waitpid(processes[victim], 0)
-        if os.waitstatus_to_exitcode(status) == 0:  # it was done before
-            del processes[victim]
-            break
-        processes[victim] = fork(coordinate) if victim == 0 else join(search, folder, objective)
-    records = run(search, folder, objective)
-    for process in processes:
-        os.waitpid(process, 0)
-    assert records == expected
-    trials = finished(folder)
-    assert len(trials) == TRIALS
-    assert all(trial.state.is_finished() for trial in trials)
-    ends = [line.split()[0] for line in (folder / "trials" / "ends.log").read_text().splitlines()]
-    complete = [str(record.number) for record in records if record.state == "complete"]
-    # one whose process was killed between its end and the record of it ends again, from its last checkpoint
-    assert set(ends) == set(complete)
-    marked = [trial for trial in trials if trial.user_attrs.get("ended")]
-    assert marked
-    assert all({"host", "pid", "started"} <= end.keys() for trial in marked for end in trial.user_attrs["ended"])
+    expected = search_kills.coordinate(tmp_path / "whole", "search")
+    records, trials = search_kills.killed_ten_times(tmp_path / "killed", "search")
+    search_kills.check(records, trials, expected)
 
 
 def test_a_trial_that_ends_every_process_fails_in_the_end(tmp_path: Path):
