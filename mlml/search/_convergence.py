@@ -27,7 +27,7 @@ def sentences(config: SearchConfig, records: Sequence[Record]) -> list[str]:
     """Return what the trials say about the search: whether it has converged, and which bounds its best lies at."""
     complete = [record for record in records if record.state == "complete"]
     if len({record.value for record in complete}) == 1 and len(complete) > 1 and not config.further_objectives:
-        return [f"All {len(complete)} complete trials have the same {config.metric}: nothing that was tried made a difference."]
+        return [f"All {len(complete)} complete trials have the same {config.metric}: nothing tried made a difference."]
     said: list[str] = []
     if type(config).__module__.rpartition(".")[2] not in _PLANNED:
         said.append(_of_front(config, records) if config.further_objectives else _of_best(config, records))

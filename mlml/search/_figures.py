@@ -19,6 +19,9 @@ from mlml.search._study import Record, best
 MAX_NUMBERED = 12
 """Trials of a front that are called by their number; more would cover each other."""
 
+ROOM = 0.045, 0.05
+"""Of a panel's width and height: what a trial's number takes."""
+
 
 def history_plot(config: SearchConfig, records: Sequence[Record], theme: Theme = LIGHT) -> Figure:
     """Plot the value of each trial by its number, and the best value so far."""
@@ -141,10 +144,12 @@ def _columns(points: Sequence[tuple[float, float]]) -> list[list[float]]:
 
 
 def _number(axes: Axes, numbers: Sequence[int], points: Sequence[tuple[float, float]], theme: Theme) -> None:
-    """Write the trials' numbers beside their points, one for all at the same place."""
-    at: dict[tuple[float, float], list[int]] = {}
+    """Write the trials' numbers beside their points, but for those that would lie on an earlier one."""
+    to_panel = axes.transData + axes.transAxes.inverted()
+    taken: list[tuple[float, float]] = []
+    axes.autoscale_view()
     for number, point in zip(numbers, points, strict=True):
-        at.setdefault(point, []).append(number)
-    for point, same in at.items():
-        text = ", ".join(map(str, same))
-        axes.annotate(text, point, (6, 6), textcoords="offset points", color=theme.ink, fontsize=8)
+        x, y = to_panel.transform(point)
+        if all(abs(x - left) > ROOM[0] or abs(y - below) > ROOM[1] for left, below in taken):
+            taken.append((x, y))
+            axes.annotate(f"{number}", point, (6, 6), textcoords="offset points", color=theme.ink, fontsize=8)

@@ -1,7 +1,7 @@
 """What the pictures of a search share: panels, colours, and the scales on their axes."""
 
 import math
-import textwrap
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -107,11 +107,13 @@ def scale_to_metric(axes: Axes, values: Sequence[float], direction: Direction, w
 
 
 def wrapped(name: str, width: int) -> str:
-    """Break a name of dotted or underscored parts into lines."""
-    parts = name.replace(".", ".\u200b").replace("_", "_\u200b").replace("/", "/\u200b").split("\u200b")
+    """Break a name into lines of `width` letters; after dots and slashes, else underscores and spaces, or anywhere."""
     lines = [""]
-    for part in parts:
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(line for whole in lines for line in textwrap.wrap(whole, width))
+    for part in re.findall(r"[^./]*[./]?", name):
+        pieces = [part] if len(part) <= width else re.findall(r"[^_ ]*[_ ]?", part)
+        for piece in pieces:
+            for start in range(0, len(piece), width):
+                if lines[-1] and len(lines[-1]) + len(piece[start : start + width]) > width:
+                    lines.append("")
+                lines[-1] += piece[start : start + width]
+    return "\n".join(line.strip() for line in lines)

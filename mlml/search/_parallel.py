@@ -37,11 +37,12 @@ def parallel_plot(config: SearchConfig, records: Sequence[Record], theme: Theme 
                 heights = _heights(config, record)
                 label = "pruned or failed"
                 axes.plot(range(len(heights)), heights, color=theme.muted, linewidth=0.7, alpha=0.5, label=label)
+        alpha = max(0.3, min(0.85, 60 / len(complete)))  # many lines would hide each other
         sign = 1 if config.direction == "minimize" else -1
         for record in sorted(complete, key=lambda record: -sign * (record.value or 0.0)):  # the better above
             heights = [*_heights(config, record), _height(record.value or 0.0, values, config)]
             colour = colours(norm(record.value or 0.0))
-            axes.plot(range(len(heights)), heights, color=colour, linewidth=1.1, alpha=0.85, zorder=2)
+            axes.plot(range(len(heights)), heights, color=colour, linewidth=1.1, alpha=alpha, zorder=2)
         heights = [*_heights(config, leader), _height(leader.value or 0.0, values, config)]
         orange = theme.series[1]
         label = f"best, trial {leader.number}"

@@ -123,6 +123,7 @@ def posterior_plot(config: SearchConfig, records: Sequence[Record], theme: Theme
         for count, upper, lower in zip(counts, above, below, strict=True)
     ]
     with style(theme):
+        below[0].margins(y=0.16)
         if _acquisition(config)[0].startswith("log") and (drawn := [top for top in tops if top is not None]):
             below[0].set_ylim(min(drawn) - DROP, max(drawn) + 0.1 * DROP)
         above[0].set_ylabel(config.metric)
