@@ -28,7 +28,7 @@ def write_outputs(config: SearchConfig, records: Sequence[Record], folder: Path)
 
     best.yaml holds `overrides`, nested as in the experiment's entry, and where they come from; with several objectives
     also the `front`. trials.csv has a row for each trial, pruned and failed ones included. Of the pictures,
-    contour.png, front.png and posterior.png are there where they have something to show.
+    contour.png, front.png, parallel.png and posterior.png are there where they have something to show.
 
     Returns:
         The sentences in sentences.json.

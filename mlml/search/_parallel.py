@@ -18,13 +18,15 @@ NOT_DRAWN = -0.16
 """Height of a trial on the axis of a dimension that it did not draw; the axis goes from 0 to 1."""
 
 
-def parallel_plot(config: SearchConfig, records: Sequence[Record], theme: Theme = LIGHT) -> Figure:
-    """Plot each trial as a line over one axis for each dimension and, last, the metric.
+def parallel_plot(config: SearchConfig, records: Sequence[Record], theme: Theme = LIGHT) -> Figure | None:
+    """Plot each trial as a line over one axis for each dimension and, last, the metric; None for a single dimension.
 
     The better a complete trial, the stronger its line; the best stands out. Pruned and failed trials are grey and end
     before the metric, which they did not come to.
     """
     names = short_names(config.space)
+    if len(names) < 2:
+        return None  # its slice says all
     width = max(6.0, 1.45 * (len(names) + 1) + 0.8)
     figure, (axes,) = panels(theme, 1, 1, (width, 3.8))
     complete = [record for record in records if record.state == "complete"]

@@ -111,8 +111,14 @@ def test_slices_are_coloured_by_the_trial_s_number():
     assert lightness == sorted(lightness, reverse=True)
 
 
+def parallel(config: SearchConfig) -> Figure:
+    figure = parallel_plot(config, RECORDS)
+    assert figure is not None
+    return figure
+
+
 def test_parallel_lines_go_through_each_value_at_its_share():
-    figure = parallel_plot(search(), RECORDS)
+    figure = parallel(search())
     assert np.allclose(line(figure, "best, trial 2"), [[0, 2 / 3], [1, 1], [2, 0.5], [3, 0.5], [4, 0]])
     wholes = [found.get_ydata() for found in figure.axes[0].lines if len(found.get_ydata()) == 5]
     assert any(np.allclose(heights, [0, 0, 0, NOT_DRAWN, 1]) for heights in wholes)  # trial 0
@@ -123,7 +129,7 @@ def test_parallel_lines_go_through_each_value_at_its_share():
 
 def test_parallel_lines_are_the_stronger_the_better_in_either_direction():
     for direction, strongest in (("minimize", 0.0), ("maximize", 1.0)):
-        figure = parallel_plot(search(direction=direction), RECORDS)
+        figure = parallel(search(direction=direction))
         blue = [found for found in figure.axes[0].lines if len(found.get_ydata()) == 5 and found.get_linewidth() < 2]
         light = {
             round(float(found.get_ydata()[-1]), 6): sum(
@@ -280,13 +286,14 @@ def test_every_picture_is_written_whatever_the_trials(space: str, metric: str, c
         records.append(Record(k, state, None if state == "failed" else value, drawn, {}, None))
     write_outputs(config, records, tmp_path)
     pictures = {path.stem for path in tmp_path.glob("*.png")}
-    assert {"history", "importance", "slices", "parallel"} <= pictures
+    assert {"history", "importance", "slices"} <= pictures
+    assert ("parallel" in pictures) == (len(config.space) > 1)
     assert ("posterior" in pictures) == (space == "one float" and complete >= 3)
     contour = space in ("all", "ten floats") and complete >= 6 and metric != "constant"
     assert ("contour" in pictures) == contour
 
 
 def test_the_best_stands_out_in_the_theme_s_second_colour():
-    figure = parallel_plot(search(), RECORDS)
+    figure = parallel(search())
     (found,) = [line for line in figure.axes[0].lines if line.get_label() == "best, trial 2"]
     assert found.get_color() == LIGHT.series[1]
