@@ -145,6 +145,8 @@ def test_equals_of_the_best_elsewhere_keep_a_bound_from_being_told():
     records = complete([9.0, 8, 7, 6, 5, 4, 3, 1, 1], {"a.rate": 5.0})
     at_bound = [*records[:7], records[7]._replace(parameters={"a.rate": 10.0}), records[8]]
     assert "bound 10" not in said(search(space=LINEAR), at_bound)
+    lowest = [*records[:7], records[7]._replace(parameters={"a.rate": 0.0}), records[8]]
+    assert "bound 0" not in said(search(space=LINEAR), lowest)
     both = [*at_bound[:8], records[8]._replace(parameters={"a.rate": 9.9})]
     assert "at the upper bound 10" in said(search(space=LINEAR), both)
 

@@ -174,6 +174,23 @@ def test_other_spaces_and_few_trials_have_no_picture(space: dict[str, Any], reco
     assert posterior_plot(search(space), records) is None
 
 
+def test_a_fit_that_is_tried_again_draws_the_same_and_leaves_the_seed_alone(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[float] = []
+
+    def noted(x: torch.Tensor, y: torch.Tensor) -> Any:
+        drawn.append(float(torch.rand(())))  # as a second beginning of a fit would
+        return fit(x, y)
+
+    fit = _posterior.fitted_process
+    monkeypatch.setattr(_posterior, "fitted_process", noted)
+    x, values = points()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        posterior(x, values, x, "minimize")
+        assert torch.initial_seed() == seed
+    assert drawn[0] == drawn[1]
+
+
 def test_where_no_process_can_be_fitted_the_trials_are_shown_alone(monkeypatch: pytest.MonkeyPatch):
     from botorch.exceptions import ModelFittingError
 
