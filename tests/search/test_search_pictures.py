@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
 from mlml.config import SearchConfig, parse
@@ -152,6 +153,17 @@ def test_a_contour_is_of_the_numeric_dimensions_and_its_dots_are_the_trials():
     found = min(records, key=lambda record: record.value)
     assert line(figure, "best") == [[found.parameters[RATE], found.parameters[WIDTH]]]
     assert bar.get_ylabel() == "validation/loss"
+
+
+def test_the_bands_of_a_contour_lie_where_the_metric_is():
+    figure = contour_plot(search(), many(25))  # falls with the rate alone
+    assert figure is not None
+    (bands,) = [found for found in figure.axes[0].collections if isinstance(found, ContourSet)]
+    drawn = [path.vertices for path in bands.get_paths() if len(path.vertices)]
+    lowest, highest = drawn[0], drawn[-1]
+    assert lowest[:, 0].min() > 1e-2
+    assert highest[:, 0].max() < 1e-3
+    assert (lowest[:, 1].min(), lowest[:, 1].max()) == pytest.approx((8, 32))
 
 
 def test_three_numeric_dimensions_give_three_pairs_and_a_fourth_that_matters_least_none():
