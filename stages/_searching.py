@@ -1,7 +1,7 @@
 """The work of a search stage: trials, here and in the workers beside it, and what they found.
 
-reports/search/<name>/           best.yaml, trials.csv
-reports/figures/<name>/          history and importance
+reports/search/<name>/           best.yaml, trials.csv, sentences.json
+reports/figures/<name>/          the pictures of mlml/search/_outputs.py
 reports/metrics/<name>.json      the best value, and how many trials were completed, pruned and failed
 """
 
@@ -45,7 +45,8 @@ def search(stage: Stage) -> None:
 
     def write() -> None:
         folder, figures = fresh_folder(SEARCHES / stage.name), fresh_folder(FIGURES / stage.name)
-        write_outputs(config, records, folder)
+        for sentence in write_outputs(config, records, folder):
+            print(sentence)
         for picture in folder.glob("*.png"):
             picture.rename(figures / picture.name)
         found = best(records, config.direction).value
