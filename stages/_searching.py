@@ -5,7 +5,6 @@ reports/figures/<name>/          history and importance
 reports/metrics/<name>.json      the best value, and how many trials were completed, pruned and failed
 """
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mlml.config import SearchConfig, overridden
 from mlml.data.dataset import PreparedData
 from mlml.declaration import Experiment
 from mlml.search._outputs import write_outputs
-from mlml.search._storage import forget
+from mlml.search._storage import begin, close
 from mlml.search._study import Report, SearchError, best, run_study
 from mlml.tracking.run import Run
 from stages._run import Stage
@@ -47,6 +46,7 @@ def search(stage: Stage) -> None:
         return run_trial(runs[number], experiment, target, data, device, overrides, report)
 
     seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
+    begin(study, name, stage.run.record.id)
     trials = partial(run_study, config, method_class(config).sampler, study, objective, seed, name)
     records = stage.steps.run("run trials", trials)
     for record in records:
@@ -69,7 +69,7 @@ def search(stage: Stage) -> None:
             stage.run.log_artifact(path)
 
     stage.steps.run("write outputs", write)
-    stage.at_end += [partial(forget, name), partial(shutil.rmtree, study)]
+    stage.at_end.append(partial(close, study, name, stage.run.record.id))
 
 
 def trial_run(stage: Stage, number: int, overrides: dict[str, Any]) -> Run:
