@@ -425,7 +425,8 @@ def _end(pid: int, first_alone: bool = False) -> None:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        # threads may outlive the first one by a moment, and hold the port
+        return bool(process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1))
     except psutil.Error:
         return False
 
