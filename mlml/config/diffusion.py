@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from mlml.config.declared import OR_NAME, BelowOne, Declared, Probability
 
@@ -112,6 +112,16 @@ SamplerConfig = Annotated[
     AncestralSampler | DDIMSampler | HeunSampler | DPMSolverSampler, Field(discriminator="name"), OR_NAME
 ]
 """Field type of a sampler: a name, or a mapping with the name and its numbers."""
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError(f"must be a lower and a higher number; got {list(bounds)}")
+    return bounds
+
+
+SNRRange = Annotated[tuple[NonNegativeFloat, PositiveFloat], AfterValidator(_ascending)]
+"""Field type of the least and the most weight of an error of x_0."""
 
 
 def check_process(noise_schedule: str, timesteps: int, sampler: SamplerConfig) -> None:

@@ -49,20 +49,35 @@ class Noising(NamedTuple):
 
 
 class Process(nn.Module):
-    """Noise schedule, objective and sampler of one method; it has no parameters."""
+    """Noise schedule, objective and sampler of one method; it has no parameters.
+
+    Args:
+        numbers: of the method's config.
+        snr_range: the least and the most weight of an error of x_0, which between them is signal^2 / noise^2, whatever
+            is predicted. From 1 on that is the truncated SNR of Salimans & Ho 2022 (arXiv:2202.00512, section 4), up
+            to gamma the Min-SNR weighting of Hang et al. 2023 (arXiv:2303.09556, Eq. 7). Null: the error of what is
+            predicted weighs the same at all timesteps.
+    """
 
     signal: Tensor
     noise: Tensor
+    loss_weights: Tensor
     bins: Tensor
     bin_weights: Tensor
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: Numbers, snr_range: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.numbers, self.sampler = numbers, numbers.sampler
         self.schedule = SCHEDULES[numbers.noise_schedule](numbers.timesteps)
         alpha_bar = torch.from_numpy(self.schedule.alpha_bar)
         self.register_buffer("signal", alpha_bar.sqrt().float(), persistent=False)  # (T,)
         self.register_buffer("noise", (1 - alpha_bar).sqrt().float(), persistent=False)
+        loss_weights = torch.ones(numbers.timesteps)
+        if snr_range is not None:
+            snr = alpha_bar / (1 - alpha_bar)
+            of_x0 = {"epsilon": snr, "x0": torch.ones_like(snr), "v": snr + 1}[numbers.prediction]
+            loss_weights = (snr.clamp(*snr_range) / of_x0).float()
+        self.register_buffer("loss_weights", loss_weights, persistent=False)  # (T,)
         bins = torch.arange(numbers.timesteps) * NUM_BINS // numbers.timesteps
         self.register_buffer("bins", bins, persistent=False)  # (T,)
         weights = numbers.timesteps / bins.bincount(minlength=NUM_BINS).clamp(min=1)
@@ -87,14 +102,15 @@ class Process(nn.Module):
         """Squared error of the prediction, the mean over components: Ho et al. 2020, Eq. 14 for epsilon.
 
         For x_0 it is the same with weight signal^2 / noise^2 of each timestep, for v one more (Salimans & Ho 2022,
-        section 4). `loss/bin_<k>` is the loss of the k-th quarter of the timesteps: over the batch, with the weight by
-        which the mean over many batches is the quarter's own, however few of its timesteps one batch holds.
+        section 4), unless there is an `snr_range`. `loss/bin_<k>` is the loss of the k-th quarter of the timesteps:
+        over the batch, with the weight by which the mean over many batches is the quarter's own, however few of its
+        timesteps one batch holds.
         """
         t, epsilon = noising
         signal, noise = (rate[t].view(-1, *[1] * (x0.ndim - 1)) for rate in (self.signal, self.noise))
         predicted = predict(signal * x0 + noise * epsilon, t).float()
         wanted = target(self.numbers.prediction, x0, epsilon, signal, noise)
-        losses = (predicted - wanted).square().flatten(1).mean(1)  # (b,)
+        losses = self.loss_weights[t] * (predicted - wanted).square().flatten(1).mean(1)  # (b,)
         return Output(losses.mean(), self._by_bin(losses.detach(), t))
 
     def _by_bin(self, losses: Float[Tensor, " b"], t: Int[Tensor, " b"]) -> Mapping[str, Tensor]:

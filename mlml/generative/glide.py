@@ -16,6 +16,7 @@ from mlml.config import (
     DenoiserConfig,
     Probability,
     SamplerConfig,
+    SNRRange,
     TextEncoderConfig,
     TrainConfig,
     check_process,
@@ -67,6 +68,7 @@ class GLIDE(Method):
             erased_area: the most that is erased of those, as a fraction of the area.
             guidance_scale: s of section 2.3; 1 is no guidance.
             prediction: what the network tells.
+            snr_range: bounds of the weight of a timestep, where all do not weigh the same: `mlml.diffusion.process`.
             clip: whether the estimate of the image is kept in its range while sampling.
         """
 
@@ -80,6 +82,7 @@ class GLIDE(Method):
         noise_schedule: Literal["linear", "cosine"] = "cosine"
         timesteps: Annotated[int, Field(ge=2)] = 1000
         prediction: Literal["epsilon", "x0", "v"] = "epsilon"
+        snr_range: SNRRange | None = None
         clip: bool = True
         sampler: SamplerConfig = AncestralSampler(name="ddpm")
 
@@ -96,7 +99,7 @@ class GLIDE(Method):
             raise ValueError(
                 f"glide: the data must have captions; {spec.name!r} has none, or was prepared without words"
             )
-        self.process = Process(config)
+        self.process = Process(config, config.snr_range)
         self.shape = (spec.channels, spec.height, spec.width)
         self.text = TextEncoder(config.text, spec.vocabulary, spec.caption_length)
         dim = config.text.dim

@@ -1,4 +1,4 @@
-"""Whether a trial is to end at an evaluation, by Optuna's pruners.
+"""Whether a trial is to end at an evaluation, by Optuna's pruners and by rungs.
 
 Optuna's successive halving notes at a trial which rungs it came to, and decides after that: killed between the two, a
 trial would forget that it was to end. So it is asked about a copy of the study, and its decision is written in one
@@ -11,6 +11,8 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 
 from mlml.config import SearchConfig
+from mlml.search._past import past_of, scratch
+from mlml.search._rungs import is_at_rung
 
 _DECISION = "pruning"
 """Attribute of a trial: the last decision about it, {step, prune, noted}."""
@@ -21,26 +23,30 @@ def should_prune(study: optuna.Study, number: int, config: SearchConfig, seed: i
 
     Args:
         study: with the trial, and those before it.
-        number: of the trial.
+        number: of the trial, which is compared with what it may know of the others.
         config: the search's numbers.
         seed: of the search; decides which bracket of "hyperband" a trial is of.
     """
     trials = study.get_trials(deepcopy=False)[: number + 1]
-    trial, pruner = trials[-1], _pruner(config)
-    if trial.last_step is None:
+    trial = trials[-1]
+    if config.pruner == "none" or trial.last_step is None:
         return False
-    if isinstance(pruner, NopPruner | MedianPruner):
-        return bool(pruner.prune(study, trial))
+    if config.pruner == "asha":
+        return is_at_rung(trial, config)
+    pruner = _pruner(config)
+    compared = [*past_of(trials[:-1], number, config.workers), trial]
+    if isinstance(pruner, MedianPruner):
+        study = scratch(compared, [config.direction])
+        return bool(pruner.prune(study, study.get_trials(deepcopy=False)[number]))
     held = trial.user_attrs.get(_DECISION)
     if held is not None and held["step"] == trial.last_step:
         return bool(held["prune"])
-    scratch = optuna.create_study(study_name=str(seed), direction=config.direction)  # hyperband deals out by the name
-    for other in trials:
-        copied = copy.copy(other)
-        copied.system_attrs = other.user_attrs.get(_DECISION, {}).get("noted", {})
-        scratch.add_trial(copied)
-    prune = bool(pruner.prune(scratch, scratch.get_trials(deepcopy=False)[number]))
-    noted = scratch.get_trials(deepcopy=False)[number].system_attrs
+    copies = [copy.copy(other) for other in compared]
+    for other in copies:
+        other.system_attrs = dict(other.user_attrs.get(_DECISION, {}).get("noted", {}))
+    own = scratch(copies, [config.direction], name=str(seed))  # hyperband deals out by the name
+    prune = bool(pruner.prune(own, own.get_trials(deepcopy=False)[number]))
+    noted = own.get_trials(deepcopy=False)[number].system_attrs
     decision = {"step": trial.last_step, "prune": prune, "noted": noted}
     study._storage.set_trial_user_attr(trial._trial_id, _DECISION, decision)
     return prune

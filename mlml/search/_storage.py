@@ -149,6 +149,17 @@ def open_store(folder: Path, name: str) -> Store:
     return Store(journal_storage(folder / JOURNAL), "search", lambda part: FileLock(folder / f"{part}.lock"))
 
 
+def has_study(folder: Path, name: str) -> bool:
+    """Whether a study was begun and is not over; as `open_store`."""
+    if not os.environ.get(VARIABLE):
+        return (folder / JOURNAL).exists() and not (folder / OVER).exists()
+    storage = open_store(folder, name).storage
+    try:
+        return not storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(OVER)
+    except KeyError:
+        return False
+
+
 def begin(folder: Path, name: str, run: str) -> None:
     """Remove a study that an earlier run ended with, for a search to begin anew; one that was left midway stays.
 
@@ -157,15 +168,23 @@ def begin(folder: Path, name: str, run: str) -> None:
         name: of the study in the database, if the environment names one.
         run: of the search; when it was killed, and goes on, still the same.
     """
-    forget(name, but=run)
     over = folder / OVER
-    if over.exists() and over.read_text() != run:
+    if os.environ.get(VARIABLE):
+        storage = open_store(folder, name).storage
+        with suppress(KeyError):  # there is none
+            study = storage.get_study_id_from_name(name)
+            if storage.get_study_user_attrs(study).get(OVER) == run:  # killed after its end: that is put off
+                storage.set_study_user_attr(study, OVER, None)
+        forget(name)
+    elif over.exists() and over.read_text() == run:
+        over.unlink()
+    elif over.exists():
         (folder / JOURNAL).unlink(missing_ok=True)  # first: after a kill here it must not stand without the mark
         shutil.rmtree(folder)
 
 
 def close(folder: Path, name: str, run: str) -> None:
-    """Mark a study as the one that a run ended with. It stays to be looked at; of its folder, only the journal does.
+    """Mark a study as the one that a run ended with. It stays to be looked at; of its folder, only a journal does.
 
     The arguments are those of `begin`.
     """
@@ -173,6 +192,8 @@ def close(folder: Path, name: str, run: str) -> None:
         storage = open_store(folder, name).storage
         with suppress(KeyError):  # another machine has begun it anew
             storage.set_study_user_attr(storage.get_study_id_from_name(name), OVER, run)
+        shutil.rmtree(folder)
+        return
     (folder / OVER).write_text(run)
     for path in folder.iterdir():
         if path.is_dir():
@@ -181,12 +202,8 @@ def close(folder: Path, name: str, run: str) -> None:
             path.unlink()
 
 
-def forget(name: str, but: str | None = None) -> None:
+def forget(name: str) -> None:
     """Remove a study that is over from the database, if the environment names one.
-
-    Args:
-        name: of the study.
-        but: a run whose study stays.
 
     Raises:
         StorageError: the database cannot be used.
@@ -195,5 +212,5 @@ def forget(name: str, but: str | None = None) -> None:
         storage = open_store(Path(), name).storage
         with suppress(KeyError):  # there is none, or another process has just removed it
             study = storage.get_study_id_from_name(name)
-            if storage.get_study_user_attrs(study).get(OVER, but) != but:
+            if storage.get_study_user_attrs(study).get(OVER):
                 storage.delete_study(study)

@@ -1,41 +1,63 @@
 """A study that may be killed at any moment: run again, it ends as if it had never been killed.
 
 What makes it so:
-- the values of trial n are a function of (seed, n, the trials before it): a sampler serves one trial, drawing on a
-  scratch copy of the past, so that no hidden state of a sampler has to survive;
+- the values of trial n are a function of (seed, n, what it may know of the trials before it: `mlml.search._past`): a
+  sampler serves one trial, drawing on a scratch copy of the past, so that no hidden state of a sampler has to survive;
 - a trial enters the journal whole, in one line, with all of its values;
 - a trial that its process left unfinished keeps its number and values and is run again in its own folder, where the
   objective goes on from its checkpoint; an evaluation that the journal already has is not written again, and a
   decision not to prune, once gone by, stays;
-- a trial is being run exactly as long as a process holds its lock, the kernel's or the database's.
+- a trial is being run exactly as long as a process holds its lock, the kernel's or the database's; so any number of
+  processes may take part in one search, and each finds the trials that a dead one left.
 """
 
 import logging
 import math
 import os
 import socket
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import optuna
+import psutil
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mlml.config import SearchConfig
+from mlml.search._past import CONTINUES, RUNG, horizon, past_of, scratch
 from mlml.search._pruning import should_prune
+from mlml.search._rungs import next_rung, to_promote, without_continued
 from mlml.search._space import suggest
-from mlml.search._storage import Lock, Store, open_store
+from mlml.search._storage import Lock, Store, has_study, open_store
 from mlml.seeds import derive
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, float], None]
-"""Takes (step, value) of an evaluation; raises optuna.TrialPruned when the trial is to end here."""
 
-Objective = Callable[[dict[str, Any], int, Path, Report], float]
-"""Runs one trial: (values by dotted path, number of the trial, folder of the trial, report) -> value."""
+class Report(Protocol):
+    """Takes (step, value) of an evaluation; raises an optuna.TrialPruned when the trial is to end here.
+
+    Attributes:
+        continues: number of the trial from whose checkpoint this one goes on; None: it begins.
+        ended: how many processes ended in the middle of it.
+    """
+
+    continues: int | None
+    ended: int
+
+    def __call__(self, step: int, value: float, /) -> None: ...
+
+
+Objective = Callable[[dict[str, Any], int, Path, Report], float | Sequence[float]]
+"""Runs one trial: (values by dotted path, number of the trial, folder of the trial, report) -> value.
+
+With further objectives it returns one value for each, in the order of `SearchConfig.directions`.
+"""
 
 MakeSampler = Callable[[int, int], optuna.samplers.BaseSampler]
 """Makes the sampler of one trial: (seed of the trial, seed of the search) -> sampler; `sampler` of the methods."""
@@ -45,6 +67,17 @@ _STATES: dict[Any, Literal["complete", "pruned", "failed"]] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+
+POLL_SECONDS = 0.1
+"""Between two looks for a trial to run, while others are being run elsewhere."""
+
+MAX_ENDS = 10
+"""A trial that ended so many processes, and came to no evaluation in between, has failed."""
+
+
+class Paused(optuna.TrialPruned):  # type: ignore[misc]
+    """Raised by `Report` where another trial may go on from: it is worth a checkpoint."""
 
 
 class SearchError(RuntimeError):
@@ -61,7 +94,6 @@ class Record(NamedTuple):
         failure: of a failed trial, what it failed at.
         further: of a complete trial, by metric, the further objectives.
         continues: number of the trial from whose checkpoint this one went on.
-        interruptions: processes that ended in the middle of it.
     """
 
     number: int
@@ -72,7 +104,6 @@ class Record(NamedTuple):
     failure: str | None
     further: dict[str, float] = {}  # noqa: RUF012
     continues: int | None = None
-    interruptions: int = 0
 
 
 def run_study(
@@ -82,8 +113,9 @@ def run_study(
     objective: Objective,
     seed: int,
     name: str = "search",
+    join: bool = False,
 ) -> list[Record]:
-    """Run the trials of a search, going on with what `folder` holds of it.
+    """Take part in a search until all of its trials have ended, going on with what there is of it.
 
     The objective must be a function of its values, and go on from what it left in its folder if it finds something
     there. It must report an evaluation before it makes a checkpoint from which it would not report it again; reporting
@@ -96,22 +128,18 @@ def run_study(
         objective: runs one trial.
         seed: of the search.
         name: of the study, where it lies in a database that others use as well.
+        join: take part in a search that another process has begun.
 
     Returns:
         One record for each trial, by number.
 
     Raises:
-        SearchError: `folder` holds another search, another process runs one of its trials, or no trial was completed.
+        SearchError: `folder` holds another search, or none to join, or no trial was completed.
     """
-    (folder / "trials").mkdir(parents=True, exist_ok=True)
     with without_optuna_info():
-        search = _Search.open(config, sampler, folder, seed, name)
-        while (claimed := search.claim()) is not None:
-            number, lock = claimed
-            try:
-                search.run(number, objective)
-            finally:
-                lock.release()
+        search = _Search.open(config, sampler, folder, seed, name, join)
+        while not search.work(objective):
+            time.sleep(POLL_SECONDS)
         records = search.records()
     if not any(record.state == "complete" for record in records):
         first = next((record.failure for record in records if record.failure), "it was pruned")
@@ -141,22 +169,21 @@ class _Search:
 
     @classmethod
     def open(
-        cls,
-        config: SearchConfig,
-        sampler: MakeSampler,
-        folder: Path,
-        seed: int,
-        name: str,
+        cls, config: SearchConfig, sampler: MakeSampler, folder: Path, seed: int, name: str, join: bool
     ) -> "_Search":
         """Open the study, or begin it."""
-        # more trials of the same search go on with it, so their number may change
-        declared = {"of": type(config).__module__, "seed": seed, **config.model_dump(mode="json", exclude={"trials"})}
+        if join and not has_study(folder, name):
+            raise SearchError(f"{folder}: no search is under way here; begin it by 'mlml repro'")
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
+        # more trials, or time, of the same search go on with it, so these numbers may change
+        numbers = config.model_dump(mode="json", exclude={"trials", "seconds"})
+        declared = {"of": type(config).__module__, "seed": seed, **numbers}
         store = open_store(folder, name)
         with store.lock("study"):
             study = optuna.create_study(
                 storage=store.storage,
                 study_name=store.name,
-                direction=config.direction,
+                directions=list(config.directions.values()),
                 sampler=optuna.samplers.RandomSampler(),  # asked for nothing: see `_sampled`
                 pruner=optuna.pruners.NopPruner(),  # not asked either: see `should_prune`
                 load_if_exists=True,
@@ -164,6 +191,9 @@ class _Search:
             held = study.user_attrs.get("declared")
             if held is None:
                 study.set_user_attr("declared", declared)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                    study.set_metric_names(list(config.directions))  # for the dashboard
             elif held != declared:
                 differing = sorted(key for key in {*held, *declared} if held.get(key) != declared.get(key))
                 raise SearchError(
@@ -171,8 +201,19 @@ class _Search:
                 )
         return cls(config, sampler, folder, seed, store, study)
 
+    def work(self, objective: Objective) -> bool:
+        """Run trials as long as there are some to run; return whether all have ended, else others are running some."""
+        while (claimed := self.claim()) is not None:
+            number, lock = claimed
+            try:
+                self.run(number, objective)
+            finally:
+                lock.release()
+        trials = self.study.get_trials(deepcopy=False)[: self.config.max_trials]
+        return self._is_full(trials) and all(trial.state.is_finished() for trial in trials)
+
     def claim(self) -> tuple[int, Lock] | None:
-        """Take the next trial: one that a dead process left, else a new one; None when all are finished.
+        """Take the next trial: one that a dead process left, else a new one; None when there is none to run now.
 
         Returns:
             The number of the trial, and the lock that says that it is being run.
@@ -181,45 +222,76 @@ class _Search:
             trials = self.study.get_trials(deepcopy=False)
             for trial in trials[: self.config.max_trials]:
                 if trial.state == TrialState.RUNNING:
-                    lock = self._lock(trial.number)
-                    self.store.storage.set_trial_user_attr(self._id(trial.number), "worker", _worker())
-                    logger.info("trial %d goes on where it was left", trial.number)
-                    return trial.number, lock
+                    lock = self.store.lock(f"trials/{trial.number:04d}")
+                    if lock.acquire(wait=False):
+                        if self._take_over(trial):
+                            return trial.number, lock
+                        lock.release()
+            trials = self.study.get_trials(deepcopy=False)
             number = len(trials)
-            if self.config.max_trials is not None and number >= self.config.max_trials:
+            must_end = trials[: horizon(number, self.config.workers)]
+            if self._is_full(trials) or not all(trial.state.is_finished() for trial in must_end):
                 return None
-            lock = self._lock(number)
-            drawn = self._sampled(trials)
-            self.study.add_trial(
-                optuna.trial.create_trial(
-                    state=TrialState.RUNNING,
-                    params=drawn.params,
-                    distributions=drawn.distributions,
-                    user_attrs={"worker": _worker()},
-                    system_attrs=drawn.system_attrs,  # where a sampler notes what it is to know later
-                )
-            )
+            lock = self.store.lock(f"trials/{number:04d}")
+            lock.acquire()
+            self.study.add_trial(self._next(past_of(trials, number, self.config.workers)))
             return number, lock
 
-    def _lock(self, number: int) -> Lock:
-        lock = self.store.lock(f"trials/{number:04d}")
-        if not lock.acquire(wait=False):
-            worker = self.study.get_trials(deepcopy=False)[number].user_attrs["worker"]
-            who = f"process {worker['pid']} on {worker['host']}"
-            raise SearchError(f"{self.folder}: trial {number} is being run by {who}; wait for it, or end it")
-        return lock
+    def _is_full(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether no trial is to begin any more."""
+        config = self.config
+        if config.max_trials is not None and len(trials) >= config.max_trials:
+            return True
+        taken = sum(trial.user_attrs.get("seconds", 0.0) for trial in trials)
+        return config.seconds is not None and taken >= config.seconds * config.workers
+
+    def _take_over(self, trial: FrozenTrial) -> bool:
+        """Mark that a trial's process has ended before it, and be its process; false where it fails by that."""
+        ended = [*trial.user_attrs.get("ended", []), {**trial.user_attrs["worker"], "evaluation": trial.last_step}]
+        trial_id = self._id(trial.number)
+        self.store.storage.set_trial_user_attr(trial_id, "ended", ended)
+        who = f"process {ended[-1]['pid']} on {ended[-1]['host']}"
+        if len(ended) >= MAX_ENDS and len({end["evaluation"] for end in ended[-MAX_ENDS:]}) == 1:
+            self._fail(trial.number, f"{MAX_ENDS} processes ended in it without an evaluation, the last {who}")
+            return False
+        self.store.storage.set_trial_user_attr(trial_id, "worker", _worker())
+        logger.info("trial %d goes on where %s left it", trial.number, who)
+        return True
+
+    def _next(self, past: Sequence[FrozenTrial]) -> FrozenTrial:
+        """Return the trial that comes after `past`: its values, and what it goes on from."""
+        attributes: dict[str, Any] = {"worker": _worker()}
+        if self.config.pruner == "asha":
+            going_on = to_promote(past, self.config)
+            if going_on is not None:
+                return optuna.trial.create_trial(
+                    state=TrialState.RUNNING,
+                    params=going_on.params,
+                    distributions=going_on.distributions,
+                    user_attrs={**attributes, CONTINUES: going_on.number, RUNG: next_rung(going_on, self.config)},
+                    intermediate_values=going_on.intermediate_values,
+                )
+            attributes[RUNG] = 0
+        drawn = self._sampled(past)
+        return optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=drawn.params,
+            distributions=drawn.distributions,
+            user_attrs=attributes,
+            system_attrs=drawn.system_attrs,  # where a sampler notes what it is to know later
+        )
 
     def _sampled(self, past: Sequence[FrozenTrial]) -> FrozenTrial:
         """Draw the values of the trial that comes after `past`."""
         sampler = self.sampler(derive(self.seed, "trial", len(past)) % 2**32, self.seed)  # NumPy takes 32 bits
-        scratch = optuna.create_study(direction=self.config.direction, sampler=sampler)
-        scratch.add_trials(past)
-        suggest(scratch.ask(), self.config.space)
-        return scratch.get_trials(deepcopy=False)[-1]
+        study = scratch(without_continued(past), list(self.config.directions.values()), sampler)
+        trial = study.ask()
+        suggest(trial, self.config.space)
+        return study._storage.get_trial(trial._trial_id)
 
     def run(self, number: int, objective: Objective) -> None:
         """Run a trial to its end and record it."""
-        trial = Trial(self.study, self._id(number))
+        trial, began = Trial(self.study, self._id(number)), time.monotonic()
         overrides = _ordered(trial.params, self.config)
         folder = self.folder / "trials" / f"{number:04d}"
         folder.mkdir(exist_ok=True)
@@ -227,44 +299,37 @@ class _Search:
         try:
             if self._prunes(number):  # killed between its last evaluation and the end that this evaluation called for
                 raise optuna.TrialPruned
-            value = float(objective(overrides, number, folder, self._reporter(trial)))
-            _check_finite(value, self.config.metric)
+            found = objective(overrides, number, folder, self._reporter(trial))
+            values = [float(value) for value in ([found] if isinstance(found, int | float) else found)]
+            for metric, value in zip(self.config.directions, values, strict=True):
+                _check_finite(value, metric)
         except optuna.TrialPruned:
+            self._note_time(number, began)
             self.study.tell(number, state=TrialState.PRUNED)
         except Exception as error:
             logger.warning("trial %d failed: %s", number, error, exc_info=True)
-            sentence = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self.store.storage.set_trial_user_attr(self._id(number), "failure", sentence)
-            self.study.tell(number, state=TrialState.FAIL)
+            self._note_time(number, began)
+            self._fail(number, f"{type(error).__name__}: {' '.join(str(error).split())}")
         else:
-            self.study.tell(number, value)
+            self._note_time(number, began)
+            self.study.tell(number, values)
         ended = self._record(self.study.get_trials(deepcopy=False)[number])
         logger.info("trial %d is %s: %s", number, ended.state, ended.value)
+
+    def _fail(self, number: int, sentence: str) -> None:
+        self.store.storage.set_trial_user_attr(self._id(number), "failure", sentence)
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def _note_time(self, number: int, began: float) -> None:
+        """Keep how long a trial took, where that is what the search ends by."""
+        if self.config.seconds is not None:
+            self.store.storage.set_trial_user_attr(self._id(number), "seconds", time.monotonic() - began)
 
     def _prunes(self, number: int) -> bool:
         return should_prune(self.study, number, self.config, self.seed)
 
-    def _reporter(self, trial: Trial) -> Report:
-        """Return the `report` of a trial; it knows the evaluations that an earlier process reported."""
-        known = dict(self.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-
-        def report(step: int, value: float) -> None:
-            _check_finite(value, f"the evaluation at step {step}")
-            if step in known:  # decided then, or when the trial was taken up again: it goes on
-                if known[step] != value:
-                    logger.warning(
-                        "trial %d: step %d gave %r before the kill and %r now; the first counts",
-                        *(trial.number, step, known[step], value),
-                    )
-                return
-            if known and step < max(known):
-                raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
-            trial.report(value, step)
-            known[step] = float(value)
-            if self._prunes(trial.number):
-                raise optuna.TrialPruned
-
-        return report
+    def _reporter(self, trial: Trial) -> "_Reporter":
+        return _Reporter(self, trial, self.study.get_trials(deepcopy=False)[trial.number])
 
     def records(self) -> list[Record]:
         """The finished trials among those that the search is to have."""
@@ -272,15 +337,51 @@ class _Search:
         return [self._record(trial) for trial in trials if trial.state.is_finished()]
 
     def _record(self, trial: FrozenTrial) -> Record:
-        parameters = _ordered(trial.params, self.config)
-        evaluations = dict(sorted(trial.intermediate_values.items()))
-        failure = trial.user_attrs.get("failure") if trial.state == TrialState.FAIL else None
-        return Record(trial.number, _STATES[trial.state], trial.value, parameters, evaluations, failure)
+        values = dict(zip(self.config.directions, trial.values or [None], strict=False))
+        return Record(
+            trial.number,
+            _STATES[trial.state],
+            values.pop(self.config.metric),
+            _ordered(trial.params, self.config),
+            dict(sorted(trial.intermediate_values.items())),
+            trial.user_attrs.get("failure") if trial.state == TrialState.FAIL else None,
+            values,
+            trial.user_attrs.get(CONTINUES),
+        )
 
     def _id(self, number: int) -> int:
         study_id = self.store.storage.get_study_id_from_name(self.store.name)
         found: int = self.store.storage.get_trial_id_from_study_id_trial_number(study_id, number)
         return found
+
+
+class _Reporter:
+    """The `Report` of a trial; it knows the evaluations that an earlier process reported."""
+
+    def __init__(self, search: _Search, trial: Trial, found: FrozenTrial) -> None:
+        self._search, self._trial = search, trial
+        self._known = dict(found.intermediate_values)
+        self.continues: int | None = found.user_attrs.get(CONTINUES)
+        self.ended = len(found.user_attrs.get("ended", []))
+
+    def __call__(self, step: int, value: float, /) -> None:
+        _check_finite(value, f"the evaluation at step {step}")
+        known, number = self._known, self._trial.number
+        if step in known:  # decided then, or when the trial was taken up again: it goes on
+            if known[step] != value:
+                logger.warning(
+                    "trial %d: step %d gave %r before the kill and %r now; the first counts",
+                    *(number, step, known[step], value),
+                )
+            return
+        if known and step < max(known):
+            raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
+        if self._search.config.further_objectives:
+            return  # Optuna keeps none of several objectives, and nothing is pruned
+        self._trial.report(value, step)
+        known[step] = float(value)
+        if self._search._prunes(number):
+            raise Paused
 
 
 def _check_finite(value: float, what: str) -> None:
@@ -295,7 +396,12 @@ def _ordered(drawn: dict[str, Any], config: SearchConfig) -> dict[str, Any]:
 
 def _worker() -> dict[str, Any]:
     """Who runs a trial, for people; whether it lives is told by the lock."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    return _worker_of(os.getpid())
+
+
+@cache
+def _worker_of(pid: int) -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": pid, "started": psutil.Process(pid).create_time()}
 
 
 @contextmanager

@@ -37,5 +37,6 @@ class TPE:
             n_startup_trials=config.startup_trials,
             n_ei_candidates=config.candidates,
             multivariate=config.multivariate,
+            constant_liar=config.workers > 1,  # keeps away from what others are trying
             seed=trial_seed,
         )

@@ -11,9 +11,9 @@ KINDS = ("epsilon", "x0", "v")
 TRAIN = {"steps": 1}
 
 
-def process(**numbers):
+def process(snr_range=None, **numbers):
     config = {"train": TRAIN, "timesteps": 40, "sampler": {"name": "ddim", "steps": 10}, **numbers}
-    return Process(DDPM.Config.model_validate(config))
+    return Process(DDPM.Config.model_validate(config), snr_range)
 
 
 def images(count=6, seed=0):
@@ -41,6 +41,23 @@ def test_the_loss_is_the_slow_mean(kind, schedule):
     assert output.loss.item() == pytest.approx(sum(losses) / 16, rel=1e-4)
     for k in range(4):
         assert output.metrics[f"loss/bin_{k}"].item() == pytest.approx(4 * sum(bins[k]) / 16, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bounds", [(1, 5), (0, 5), (1, 1e9)], ids=["both", "min_snr", "truncated"])
+def test_a_range_weighs_errors_of_the_image_whatever_is_predicted(kind, bounds):
+    made, batch = process(bounds, prediction=kind, noise_schedule="cosine"), images(16)
+    noising = made.draw(batch, torch.Generator().manual_seed(1))
+    losses = []
+    for image, t, epsilon in zip(batch.double(), noising.t.tolist(), noising.epsilon.double(), strict=True):
+        signal, spread = made.schedule.rates(t)
+        x0 = 2 * image - 1
+        x = signal * x0 + spread * epsilon
+        told = crooked(x[None], torch.tensor([t]))[0]
+        estimate = {"epsilon": (x - spread * told) / signal, "x0": told, "v": signal * x - spread * told}[kind]
+        weight = min(max(signal**2 / spread**2, bounds[0]), bounds[1])
+        losses.append(weight * float((estimate - x0).square().mean()))
+    assert made.loss(batch, noising, crooked).loss.item() == pytest.approx(sum(losses) / 16, rel=1e-3)
 
 
 def test_the_mean_over_bins_is_the_loss_and_each_is_its_own_mean():

@@ -99,6 +99,14 @@ def test_a_share_has_a_block_erased_and_the_others_everything(glide):
     assert torch.equal(method.eval().augment(batch, seeded()).tokens, batch.labels)
 
 
+def test_a_range_of_weights_reaches_the_loss(glide):
+    plain, ranged = (glide(snr_range=bounds).process.loss_weights for bounds in (None, [1, 5]))
+    assert plain.unique().tolist() == [1]
+    assert not torch.allclose(ranged, plain)
+    with pytest.raises(ValueError, match=r"must be a lower and a higher number; got \[5.0, 1.0\]"):
+        glide(snr_range=[5, 1])
+
+
 def test_unknown_words_are_refused(glide):
     with pytest.raises(ValueError, match="no train caption has: dark"):
         glide().sample_texts(["dark at top left"], seeded())
