@@ -5,7 +5,6 @@ reports/figures/<name>/          the pictures of mlml/search/_outputs.py
 reports/metrics/<name>.json      the best value, and how many trials were completed, pruned and failed
 """
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from optuna import TrialPruned
 
 from mlml.search._outputs import write_outputs
-from mlml.search._storage import forget
+from mlml.search._storage import begin, close
 from mlml.search._study import Objective, Record, Report, begin_study, best, run_study
 from mlml.tracking.run import Run
 from stages._run import Stage
@@ -37,6 +36,7 @@ def search(stage: Stage) -> None:
     config, study = trials.config, stage.folder / "study"
     seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
     sampler = trials.sampler_class(config).sampler
+    begin(study, name, stage.run.record.id)
     begin_study(config, sampler, study, seed, name)
     with Workers(stage, config.workers - 1):
         records = run_study(config, sampler, study, as_step(stage, trials), seed, name)
@@ -59,7 +59,7 @@ def search(stage: Stage) -> None:
             stage.run.log_artifact(path)
 
     stage.steps.run("write outputs", write)
-    stage.at_end += [partial(forget, name), partial(shutil.rmtree, study)]
+    stage.at_end.append(partial(close, study, name, stage.run.record.id))
 
 
 def as_step(stage: Stage, objective: Objective) -> Objective:

@@ -57,7 +57,8 @@ def test_outputs_lie_in_a_folder_per_seed(project):
 
 def test_checkpoints_are_gone(project):
     assert not list((project.folder / ".mlml/runs").rglob("*.ckpt"))
-    assert not list((project.folder / ".mlml/runs").rglob("study"))
+    [study] = (project.folder / ".mlml/runs").rglob("study")
+    assert {path.name for path in study.iterdir()} == {"journal.log", "over"}
 
 
 def test_pictures_and_curves(project):
