@@ -38,7 +38,7 @@ format: $(READY) ## bring the code into form
 	ruff check --fix .
 	ruff format .
 
-up: $(READY) ## start what makes runs visible and fast on this machine: Prefect, MLflow, the deployments, the warm parent
+up: $(READY) ## start what makes runs visible and fast on this machine: Prefect, MLflow, Optuna, the deployments, the warm parent
 	mlml up
 
 down: $(READY) ## stop them

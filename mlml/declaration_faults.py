@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlml import catalogue
-from mlml.config import ComparisonConfig, DeclarationError, conditions, overridden, suggest
+from mlml.config import NUM_PARAMETERS, ComparisonConfig, DeclarationError, conditions, overridden, suggest
 
 if TYPE_CHECKING:
     from mlml.declaration import DataSet, Experiment
@@ -258,6 +258,37 @@ def _need_faults(experiments: Mapping[str, "Experiment"], experiment: "Experimen
     return [f"{where}: {target.name!r} is of {target.method!r}, which has no {needs!r}{hint}"]
 
 
+def _objective_faults(experiments: Mapping[str, "Experiment"], search: "Experiment", target: "Experiment") -> list[str]:
+    """Faults of what judges a search's trials: something that looks at what they train, and has the metrics."""
+    where, config = f"search.{search.name}", search.config
+    looking = [
+        name
+        for name, other in experiments.items()
+        if (other.family == "probe" and other.config.encoder == target.name)
+        or (other.family == "evaluation" and other.config.generator == target.name)
+    ]
+    if config.objective not in [target.name, *looking]:
+        hint = suggest(config.objective, [target.name, *looking])
+        return [
+            f"{where}.objective: {config.objective!r} does not measure what a trial of {target.name!r} trains{hint}"
+        ]
+    found = []
+    if config.objective != target.name and config.pruner != "none" and "pruner" in config.model_fields_set:
+        found.append(
+            f"{where}.pruner: must be 'none', for {config.objective!r} measures a trial at its end alone; "
+            f"got {config.pruner!r}"
+        )
+    metrics = measured(experiments[config.objective], experiments)
+    if metrics is None:
+        return found
+    for metric in config.directions:
+        chooses = [name for name in metrics if name.startswith("validation/")]
+        if metric not in [*chooses, NUM_PARAMETERS]:
+            key = "metric" if metric == config.metric else "further_objectives"
+            found.append(f"{where}.{key}: {config.objective!r} will not have {metric!r}{suggest(metric, chooses)}")
+    return found
+
+
 def _search_faults(
     experiments: Mapping[str, "Experiment"],
     declared: Mapping[str, list[str]],
@@ -269,6 +300,7 @@ def _search_faults(
     target = experiments.get(search.config.experiment)
     if target is None:
         return found
+    found += _objective_faults(experiments, search, target)
     return found + _space_faults(search, target, resolve)
 
 

@@ -7,6 +7,7 @@ address of a machine is in them, for dvc.lock holds their md5s, and whoever runs
 
 import base64
 import io
+import json
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 from ruamel.yaml import YAML
 
 from mlml import comparison, figures, report_diagnosis, report_evaluations
@@ -36,7 +38,17 @@ _COLUMNS = (
 _TRAINED = ("supervised", "pretext", "generative", "composed")
 _FAMILIES = (*_TRAINED, "evaluation", "search", "study", "illustration", "probe")
 _GENERATED = ("generative", "composed")
-_PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
+_OF_SEARCH = {  # its pictures, in the order to show them, and what each tells
+    "history": "each trial, and the best so far",
+    "importance": "how much each dimension matters",
+    "front": "what one objective costs in another",
+    "posterior": "what a Gaussian process knew of the metric, and where it would have looked next",
+    "slices": "the metric against each dimension; the darker, the later",
+    "contour": "the metric over pairs of dimensions; the darker, the better",
+    "parallel": "each trial as a line; the darker, the better",
+}
+_PICTURES = ("samples", "reconstructions", "interpolation", *_OF_SEARCH)
+_WIDE_PIXELS = 1200  # pictures of a search that are wider have a line of their own
 _SEEING = ("pretext", "probe")  # families whose pictures are of images as an encoder sees them
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
@@ -67,7 +79,7 @@ class Result:
         command: what makes the result again, such as "dvc repro probe@simclr_linear".
         metrics: by name, what `mlml.statistics.summarise` returns.
         curves: CSV with columns step, seed and metrics.
-        search: folder with best.yaml, trials.csv and pictures.
+        search: folder with best.yaml, trials.csv, sentences.json and pictures.
         diagnostics: file of `mlml.diagnostics_file`.
         sentences: what a study or an illustration found, in words; each of its pictures has a twin for dark pages,
             "<kind>_dark.png".
@@ -311,15 +323,37 @@ def _pictures(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def _search(result: Result) -> dict[str, Any]:
     """One search, for the template."""
-    search = _experiment(result) | {"best": {}, "columns": [], "trials": [], "num_trials": 0}
+    found = {"best": {}, "front": {}, "sentences": [], "columns": [], "trials": [], "num_trials": 0}
+    search = _experiment(result) | found
+    paths = list(result.figures)
     if result.search is not None:
         trials = pd.read_csv(result.search / "trials.csv")
-        search["best"] = _flat(YAML(typ="safe").load(result.search / "best.yaml") or {})
+        best = YAML(typ="safe").load(result.search / "best.yaml") or {}
+        search["front"] = _front(best.pop("front", []))
+        search["best"] = _flat(best)
+        search["sentences"] = json.loads((result.search / "sentences.json").read_text(encoding="utf-8"))
         search["columns"] = list(trials.columns)
         search["trials"] = [[_plain(value) for value in row] for row in trials.head(MAX_TRIALS).to_numpy(dtype=object)]
         search["num_trials"] = len(trials)
-        search["pictures"] = _pictures([*result.figures, *sorted(result.search.glob("*.png"))])
+        paths += sorted(result.search.glob("*.png"))
+    wide = {path.stem for path in paths if _width(path) > _WIDE_PIXELS}
+    search["pictures"] = [
+        picture | {"says": _OF_SEARCH.get(picture["kind"], ""), "wide": picture["kind"] in wide}
+        for picture in _pictures(paths)
+    ]
     return search
+
+
+def _width(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width
+
+
+def _front(front: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The Pareto front of a search, for the template; empty for a search with one objective."""
+    rows = [{"trial": entry["trial"]} | entry["values"] | _flat(entry["overrides"]) for entry in front]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "rows": [[_plain(row.get(column, "")) for column in columns] for row in rows]}
 
 
 def _finding(result: Result) -> dict[str, Any]:

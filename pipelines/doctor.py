@@ -31,6 +31,7 @@ SECONDS = 3.0
 _SERVERS = {
     "prefect": ("Prefect server", "/api/health", "/api/admin/version", "prefect"),
     "mlflow": ("MLflow server", "/health", "/version", "mlflow"),
+    "dashboard": ("Optuna dashboard", "/api/meta", "", ""),
     "deployments": ("deployments", "/health", "", ""),
 }
 

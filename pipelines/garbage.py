@@ -229,10 +229,22 @@ def _remove_run_folder(root: Path, folder: Path) -> bool:
             if lock is None:
                 return False
             held.enter_context(lock)
+        if folder.parent.name.startswith("search@"):
+            _forget_study(f"{folder.parent.name}/{folder.name}")
         _delete(root, folder)
     with contextlib.suppress(OSError):  # others are in it
         folder.parent.rmdir()
     return True
+
+
+def _forget_study(name: str) -> None:
+    """Remove the study of a search that is over from the database, if there is one; the journal is in the folder."""
+    from mlml.search._storage import StorageError, forget
+
+    try:
+        forget(name)
+    except StorageError as error:
+        raise OSError(str(error)) from None
 
 
 def _delete(root: Path, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`mlml up` and `mlml down`: the servers to look at the runs with, the deployments, and the parent of warm stages."""
+"""`mlml up` and `mlml down`: the servers to look at what runs with, the deployments, and the parent of warm stages."""
 
 import asyncio
 import os
@@ -13,10 +13,10 @@ from stages import _links, _servers, _warm_start
 
 def up(root: Path) -> None:
     """Start the servers of the project, its deployments and its warm parent, unless they run; print where they are."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        prefect, mlflow = pool.submit(_servers.ensure_prefect, root), pool.submit(_servers.start_mlflow, root)
-    api = prefect.result()
-    for title, address in (("Prefect", api), ("MLflow", mlflow.result())):
+    starts = (_servers.ensure_prefect, _servers.start_mlflow, _servers.start_dashboard)
+    with ThreadPoolExecutor(max_workers=len(starts)) as pool:
+        api, mlflow, dashboard = pool.map(lambda start: start(root), starts)
+    for title, address in (("Prefect", api), ("MLflow", mlflow), ("Optuna", dashboard)):
         print(f"{title + ':':<9}{address.removesuffix('/api') if address else 'not running'}", flush=True)
     _links.write_page(root)  # links in the report lead to the port that MLflow has now
     _warm_start.ensure(root)  # before `_serve` changes the environment, which is to be that of a `dvc repro`

@@ -1,7 +1,7 @@
-"""The project's own Prefect and MLflow servers: started once, shared by all stages, stopped by process id.
+"""The project's own Prefect, MLflow and Optuna servers: started once, shared by all stages, stopped by process id.
 
 A server is known by `server.json` (pid, port, start time) in its folder under `.mlml/`. The file alone proves nothing:
-the process must be alive, have that start time and that command line, and answer. No Prefect or MLflow import here.
+the process must be alive, have that start time and that command line, and answer. None of the three is imported here.
 """
 
 import fcntl
@@ -28,6 +28,9 @@ START_SECONDS = 90.0
 GRACE_SECONDS = 10.0
 FAMILY_SECONDS = 45.0
 """For a process that ends its descendants: a stage has half a minute to write its checkpoint."""
+
+STUDIES = "MLML_OPTUNA_STORAGE"
+"""Environment variable with the database that searches keep their studies in; unset: a journal each."""
 
 _SETTINGS = {
     "DO_NOT_TRACK": "true",  # the word: MLflow ignores 1
@@ -153,6 +156,19 @@ def mlflow_url(root: Path) -> str:
         return f"http://{LOOPBACK[0]}:{_port(server)}"
 
 
+def start_dashboard(root: Path) -> str | None:
+    """Return the URL of Optuna's dashboard over the searches of the project, starting it if there is none.
+
+    One that shows another storage than the environment names now is replaced.
+    """
+    server = _dashboard(root)
+    known = _alive(server)
+    if known is not None and _variable(known.pid, STUDIES) != os.environ.get(STUDIES):
+        with _locked(server.folder):
+            _end(known.pid)
+    return _ensure(server)
+
+
 def is_own(root: Path, api_url: str) -> bool:
     """Return whether this is the API of the project's own Prefect server, which no other project uses."""
     record = _alive(_prefect(root))
@@ -178,7 +194,7 @@ def serve_deployments(root: Path, api_url: str) -> bool | None:
 
 def stop(root: Path) -> None:
     """Stop what the project started, with its children, and print what was done."""
-    for server in (_deployments(root, ""), _prefect(root), _mlflow(root, None)):
+    for server in (_deployments(root, ""), _prefect(root), _mlflow(root, None), _dashboard(root)):
         if not server.folder.exists():
             print(f"{server.title}: not running", flush=True)
             continue
@@ -220,6 +236,19 @@ def _mlflow(root: Path, store: str | None) -> _Server:
     return _Server("MLflow server", home / "mlflow", arguments, "/health", "", _environment(root))
 
 
+def _dashboard(root: Path) -> _Server:
+    root = root.resolve()
+    return _Server(
+        "Optuna dashboard",
+        root / ".mlml" / "dashboard",
+        ("stages._dashboard", "--root", str(root)),
+        "/api/meta",
+        "",
+        _environment(root),
+        root,
+    )
+
+
 def _deployments(root: Path, api_url: str) -> _Server:
     """The process that serves the deployments: it runs stages, which need the user's MLflow settings."""
     mlflow = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
@@ -242,6 +271,14 @@ def _mentions(pid: int, word: str) -> bool:
         return word in psutil.Process(pid).cmdline()
     except psutil.Error:
         return False
+
+
+def _variable(pid: int, name: str) -> str | None:
+    """Value of an environment variable that a process was started with."""
+    try:
+        return psutil.Process(pid).environ().get(name)
+    except psutil.Error:
+        return None
 
 
 def _environment(root: Path) -> dict[str, str]:
@@ -388,7 +425,8 @@ def _end(pid: int, first_alone: bool = False) -> None:
 
 def _runs(process: psutil.Process) -> bool:
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        # threads may outlive the first one by a moment, and hold the port
+        return bool(process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1))
     except psutil.Error:
         return False
 

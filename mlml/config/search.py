@@ -100,6 +100,11 @@ class SearchConfig(Declared):
             )
         return self
 
+    @classmethod
+    def one_objective(cls, what: str) -> str:
+        """The sentence of a sampler that takes a single objective."""
+        return f"{what} takes a single objective; use random, quasi_random, tpe or gp with 'log_ei' for several"
+
     @model_validator(mode="after")
     def _numbers_of_the_pruner(self) -> "SearchConfig":
         needed = {

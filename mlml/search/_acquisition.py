@@ -19,11 +19,12 @@ from functools import partial
 from botorch.acquisition import AcquisitionFunction
 from botorch.acquisition.analytic import (
     ExpectedImprovement,
+    LogExpectedImprovement,
     LogProbabilityOfImprovement,
     ProbabilityOfImprovement,
     UpperConfidenceBound,
 )
-from botorch.exceptions.warnings import NumericsWarning
+from botorch.exceptions.warnings import InputDataWarning, NumericsWarning
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from botorch.models.model import Model
@@ -44,6 +45,7 @@ FIT_STEPS = 50
 
 _IMPROVING: dict[str, Callable[..., AcquisitionFunction]] = {
     "ei": ExpectedImprovement,
+    "log_ei": LogExpectedImprovement,
     "pi": ProbabilityOfImprovement,
     "log_pi": LogProbabilityOfImprovement,
 }
@@ -53,7 +55,7 @@ def acquisition_function(name: str, model: Model, best: float | Tensor, beta: fl
     """Return an acquisition function over a model of values that are to be maximised.
 
     Args:
-        name: "ei", "pi", "log_pi" or "ucb".
+        name: "ei", "log_ei", "pi", "log_pi" or "ucb".
         model: of the values, those of a metric to be minimised with their sign turned.
         best: the largest value of a complete trial, of the same sign.
         beta: of "ucb".
@@ -63,6 +65,24 @@ def acquisition_function(name: str, model: Model, best: float | Tensor, beta: fl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NumericsWarning)  # it advises "log_ei" for "ei"
         return _IMPROVING[name](model, best_f=best)
+
+
+def fitted_process(x: Tensor, y: Tensor) -> SingleTaskGP:
+    """Return the Gaussian process of largest marginal likelihood, its lengthscales and noise under BoTorch's priors.
+
+    Args:
+        x: in [0, 1], (n, d).
+        y: values at x, (n, 1).
+
+    Raises:
+        botorch.exceptions.ModelFittingError: no fit succeeds.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputDataWarning)  # equal values have no scale to be brought to
+        model = SingleTaskGP(x, y, outcome_transform=Standardize(m=1))
+    likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
+    fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": FIT_STEPS}})
+    return model
 
 
 def botorch_sampler(name: str, beta: float, startup_trials: int, seed: int) -> BaseSampler:
@@ -91,9 +111,7 @@ def _candidate(
         bounds: of x, (2, d).
         pending: None.
     """
-    model = SingleTaskGP(normalize(x, bounds), y, outcome_transform=Standardize(m=1))
-    likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
-    fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": FIT_STEPS}})
+    model = fitted_process(normalize(x, bounds), y)
     unit = stack([zeros_like(bounds[0]), ones_like(bounds[0])])  # (2, d)
     function = acquisition_function(name, model, y.max(), beta)
     found, _ = optimize_acqf(function, unit, q=1, num_restarts=RESTARTS, raw_samples=RAW_SAMPLES)

@@ -6,7 +6,9 @@ else waits 30 seconds for it. The kernel releases a `flock` when its holder dies
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
@@ -16,6 +18,11 @@ from optuna.storages.journal import JournalFileBackend
 
 VARIABLE = "MLML_OPTUNA_STORAGE"
 """Environment variable with the URL of a PostgreSQL database for studies; the default is a journal for each."""
+
+JOURNAL = "journal.log"
+
+OVER = "over"
+"""File beside a journal, and attribute of a study in a database: the run whose search ended with it."""
 
 
 class StorageError(RuntimeError):
@@ -139,26 +146,71 @@ def open_store(folder: Path, name: str) -> Store:
         from mlml.search import _database
 
         return _database.open_store(url, name)
-    return Store(journal_storage(folder / "journal.log"), "search", lambda part: FileLock(folder / f"{part}.lock"))
+    return Store(journal_storage(folder / JOURNAL), "search", lambda part: FileLock(folder / f"{part}.lock"))
 
 
 def has_study(folder: Path, name: str) -> bool:
-    """Whether a study was begun; as `open_store`."""
+    """Whether a study was begun and is not over; as `open_store`."""
     if not os.environ.get(VARIABLE):
-        return (folder / "journal.log").exists()
-    store = open_store(folder, name)
+        return (folder / JOURNAL).exists() and not (folder / OVER).exists()
+    storage = open_store(folder, name).storage
     try:
-        store.storage.get_study_id_from_name(store.name)
+        return not storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(OVER)
     except KeyError:
         return False
-    return True
+
+
+def begin(folder: Path, name: str, run: str) -> None:
+    """Remove a study that an earlier run ended with, for a search to begin anew; one that was left midway stays.
+
+    Args:
+        folder: of the study on this machine.
+        name: of the study in the database, if the environment names one.
+        run: of the search; when it was killed, and goes on, still the same.
+    """
+    over = folder / OVER
+    if os.environ.get(VARIABLE):
+        storage = open_store(folder, name).storage
+        with suppress(KeyError):  # there is none
+            study = storage.get_study_id_from_name(name)
+            if storage.get_study_user_attrs(study).get(OVER) == run:  # killed after its end: that is put off
+                storage.set_study_user_attr(study, OVER, None)
+        forget(name)
+    elif over.exists() and over.read_text() == run:
+        over.unlink()
+    elif over.exists():
+        (folder / JOURNAL).unlink(missing_ok=True)  # first: after a kill here it must not stand without the mark
+        shutil.rmtree(folder)
+
+
+def close(folder: Path, name: str, run: str) -> None:
+    """Mark a study as the one that a run ended with. It stays to be looked at; of its folder, only a journal does.
+
+    The arguments are those of `begin`.
+    """
+    if os.environ.get(VARIABLE):
+        storage = open_store(folder, name).storage
+        with suppress(KeyError):  # another machine has begun it anew
+            storage.set_study_user_attr(storage.get_study_id_from_name(name), OVER, run)
+        shutil.rmtree(folder)
+        return
+    (folder / OVER).write_text(run)
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (JOURNAL, OVER):
+            path.unlink()
 
 
 def forget(name: str) -> None:
-    """Remove a study that is over from the database, if the environment names one."""
+    """Remove a study that is over from the database, if the environment names one.
+
+    Raises:
+        StorageError: the database cannot be used.
+    """
     if os.environ.get(VARIABLE):
-        store = open_store(Path(), name)
-        try:
-            store.storage.delete_study(store.storage.get_study_id_from_name(name))
-        except KeyError:
-            return
+        storage = open_store(Path(), name).storage
+        with suppress(KeyError):  # there is none, or another process has just removed it
+            study = storage.get_study_id_from_name(name)
+            if storage.get_study_user_attrs(study).get(OVER):
+                storage.delete_study(study)

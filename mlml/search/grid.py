@@ -48,6 +48,8 @@ class Grid:
 
         @model_validator(mode="after")
         def _one_trial_for_each(self) -> Self:
+            if self.pruner == "asha":
+                raise ValueError("pruner: 'asha' begins as many trials as it sees fit, grid each once; take another")
             for path, dimension in self.space.items():
                 if dimension.type == "float" and path not in self.points:
                     raise ValueError(f"points: how many values of the float dimension {path!r}? name it there")

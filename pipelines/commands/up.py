@@ -1,4 +1,4 @@
-"""Start the Prefect and MLflow servers on this machine, and print where they are."""
+"""Start the Prefect and MLflow servers and Optuna's dashboard on this machine, and print where they are."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""A person at the pages of Prefect and MLflow, in Chromium, against the real servers.
+"""A person at the pages of Prefect, MLflow and Optuna, in Chromium, against the real servers.
 
 With MLML_SCREENSHOTS set to a folder, what the person sees is kept there.
 """
@@ -23,7 +23,6 @@ SECONDS = 420.0
 DECLARED = declaration(
     "steps: 40, batch_size: 64, log_every: 2, evaluate_every: 10, checkpoint_every: 10",
     """
-supervised: {}
 pretext:
   random: {method: random, dataset: digits, encoder: *encoder}
   simclr: {method: simclr, dataset: digits, encoder: *encoder, train: *train, temperature: 0.5}
@@ -32,7 +31,10 @@ probe:
   random_knn: {method: knn, dataset: digits, encoder: random}
   simclr_knn: {method: knn, dataset: digits, encoder: simclr}
 generative: {}
+supervised:
+  classifier: {method: classifier, dataset: digits, encoder: *encoder, train: *train}
 """,
+    trials=4,
 )
 STAGES = ("check", "prepare@digits", "pretext@simclr", "pretext@rotation", "probe@simclr_knn", "report")
 
@@ -126,7 +128,7 @@ def pages(project) -> Iterator[dict[str, str]]:
         project.run("mlml", "down")
 
 
-TITLES = ("Prefect:", "MLflow:")
+TITLES = ("Prefect:", "MLflow:", "Optuna:")
 
 
 def test_a_run_from_the_form_with_an_override_and_a_comparison(person, pages, project):
@@ -178,3 +180,27 @@ def test_a_run_from_the_form_with_an_override_and_a_comparison(person, pages, pr
     person.until(lambda: len(browser.find_elements("css selector", curves)) >= 2, "two curves")
     person.click("//*[normalize-space(text())='MLflow Assistant']/following::button[@aria-label='Close']")
     person.keeps("mlflow_compare")
+
+
+def test_a_search_is_looked_at_while_it_runs_and_when_it_is_over(person, pages, project):
+    browser = person.browser
+    browser.get(f"{pages['Optuna:']}/dashboard")
+    person.sees("Sort descending")
+    running = project.start("dvc", "repro", "search@rate")
+
+    def listed() -> bool:
+        browser.refresh()
+        time.sleep(2.0)
+        return "search@rate" in person.text()
+
+    person.until(listed, "the search")
+    person.click("//a[contains(@href, '/dashboard/studies/')][contains(., 'search@rate')]")
+    person.sees("History", "Hyperparameter Importance", "Timeline")
+    assert running.wait(SECONDS) == 0
+    page = browser.current_url
+    browser.get(f"{page}/trials")
+    person.sees("4 Trials", "Trial 3", "Complete", "Best Trial", "train.optimizer.learning_rate")
+    browser.get(page)
+    curve = ".scatterlayer path.js-line"
+    person.until(lambda: browser.find_elements("css selector", curve), "the best value over the trials")
+    person.keeps("optuna_search")

@@ -14,6 +14,9 @@ def test_help_lists_the_targets(project):
         assert f"{target}\t" in printed
 
 
+SERVERS = ("prefect", "mlflow", "dashboard")
+
+
 def read(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=30) as answer:
         assert answer.status == 200
@@ -27,13 +30,14 @@ def test_up_and_down(project):
     state = project.folder / ".mlml"
     try:
         printed = project.run("make", "up", DVC_STAGE="pretext@simclr")
-        lines = [line for line in printed.splitlines() if line.startswith(("Prefect:", "MLflow:"))]
+        lines = [line for line in printed.splitlines() if line.startswith(("Prefect:", "MLflow:", "Optuna:"))]
         addresses = dict(line.replace(" ", "").split(":", 1) for line in lines)
-        assert set(addresses) == {"Prefect", "MLflow"}
+        assert set(addresses) == {"Prefect", "MLflow", "Optuna"}
         assert read(addresses["Prefect"] + "/api/health")
         assert json.loads(read(addresses["Prefect"] + "/ui-settings"))["api_url"] == addresses["Prefect"] + "/api"
         assert read(addresses["MLflow"] + "/health")
-        pids = [json.loads((state / server / "server.json").read_text())["pid"] for server in ("prefect", "mlflow")]
+        assert json.loads(read(addresses["Optuna"] + "/api/studies")) == {"study_summaries": []}
+        pids = [json.loads((state / server / "server.json").read_text())["pid"] for server in SERVERS]
         families = [[psutil.Process(pid), *psutil.Process(pid).children(recursive=True)] for pid in pids]
         assert len(families[1]) <= 3  # job execution would be ten processes
         served = families[0][0].environ()

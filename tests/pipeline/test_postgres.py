@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from urllib.request import ProxyHandler, build_opener
 
 import postgres
 import pytest
+import search_kills
 from machines import ALL, TEN_STAGES, Machines, serial_run
 from project import Project
 
@@ -45,7 +47,7 @@ def address():
         yield address
 
 
-def test_a_study_goes_on_on_another_machine_after_every_kill(address, tmp_path):
+def test_a_study_goes_on_on_another_machine_after_every_kill(address, tmp_path, monkeypatch):
     def run(machine, *moment, **environment):
         words = [sys.executable, "-c", STUDY, str(tmp_path / machine), *map(str, moment)]
         return subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True)
@@ -58,6 +60,29 @@ def test_a_study_goes_on_on_another_machine_after_every_kill(address, tmp_path):
     last = run("last", -1, -1, **database)
     assert json.loads(last.stdout) == json.loads(whole.stdout), last.stderr
     assert [record[0] for record in json.loads(last.stdout)] == list(range(7))
+    monkeypatch.setenv("MLML_OPTUNA_STORAGE", database["MLML_OPTUNA_STORAGE"])
+    try:
+        url = _servers.start_dashboard(tmp_path)
+        [study] = read(f"{url}/api/studies")["study_summaries"]
+        shown = read(f"{url}/api/studies/{study['study_id']}")
+    finally:
+        _servers.stop(tmp_path)
+    assert study["study_name"] == "toy/key"
+    values = {trial["number"]: trial["values"] for trial in shown["trials"] if trial["state"] == "Complete"}
+    assert values == {record[0]: [record[2]] for record in json.loads(last.stdout) if record[1] == "complete"}
+
+
+def read(url):
+    with build_opener(ProxyHandler({})).open(url, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def test_ten_kills_of_workers_and_coordinator_lose_no_trial_and_count_none_twice(address, tmp_path, monkeypatch):
+    expected = search_kills.coordinate(tmp_path / "whole", "search")
+    monkeypatch.setenv("MLML_OPTUNA_STORAGE", f"{address}/studies")
+    records, trials = search_kills.killed_ten_times(tmp_path / "killed", "kills/key")
+    search_kills.check(records, trials, expected)
+    assert not (tmp_path / "killed" / "journal.log").exists()
 
 
 @pytest.fixture(scope="module")
@@ -104,5 +129,7 @@ def test_the_pipeline_runs_on_workers_with_every_store_on_postgresql(
         [[count]] = connection.execute(query)
         assert count == 2
     with psycopg.connect(f"{address}/optuna") as connection:
-        assert connection.execute("SELECT count(*) FROM studies").fetchone() == (0,)  # the search is over
+        assert connection.execute("SELECT count(*) FROM studies").fetchone() == (1,)
+        query = "SELECT count(*) FROM studies JOIN study_user_attributes USING (study_id) WHERE key = 'over'"
+        assert connection.execute(query).fetchone() == (1,)
         assert connection.execute("SELECT last_value FROM trials_trial_id_seq").fetchone() == (2,)

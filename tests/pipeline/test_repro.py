@@ -57,7 +57,8 @@ def test_outputs_lie_in_a_folder_per_seed(project):
 
 def test_checkpoints_are_gone(project):
     assert not list((project.folder / ".mlml/runs").rglob("*.ckpt"))
-    assert not list((project.folder / ".mlml/runs").rglob("study"))
+    [study] = (project.folder / ".mlml/runs").rglob("study")
+    assert {path.name for path in study.iterdir()} == {"journal.log", "over"}
 
 
 def test_pictures_and_curves(project):
@@ -71,6 +72,11 @@ def test_pictures_and_curves(project):
     assert all(float(row["train/loss"]) > 0 and float(row["validation/loss"]) > 0 for row in rows)
     trials = list(csv.DictReader((project.folder / "reports/search/rate/trials.csv").open()))
     assert len(trials) == 3
+    figures = {path.stem for path in (project.folder / "reports/figures/rate").iterdir()}
+    complete = sum(trial["state"] == "complete" for trial in trials)
+    assert figures == {"history", "importance", "slices"} | ({"posterior"} if complete >= 3 else set())
+    said = json.loads((project.folder / "reports/search/rate/sentences.json").read_text())
+    assert any("too few to tell whether the search has converged" in sentence for sentence in said)
 
 
 class Links(html.parser.HTMLParser):

@@ -141,7 +141,7 @@ def test_servers(root, monkeypatch):
     with running(sys.executable, "-c", SERVER, stdout=subprocess.PIPE, text=True) as process:
         port = int(process.stdout.readline())
         record = {"pid": process.pid, "port": port, "started": psutil.Process(process.pid).create_time()}
-        for name in ("mlflow", "deployments"):
+        for name in ("mlflow", "dashboard", "deployments"):
             (root / ".mlml" / name).mkdir()
             (root / ".mlml" / name / "server.json").write_text(json.dumps(record))
         found = list(doctor.servers(root))
@@ -153,10 +153,11 @@ def test_servers(root, monkeypatch):
         monkeypatch.setattr(doctor, "SECONDS", 0.2)
         assert [text.split(";")[0] for text, _ in faults(doctor.servers(root))] == [
             f"{title}: pid {process.pid} lives and does not answer at http://127.0.0.1:{port}"
-            for title in ("MLflow server", "deployments")
+            for title in ("MLflow server", "Optuna dashboard", "deployments")
         ]
     assert [text.split(";")[0] for text in notes(doctor.servers(root))] == [
-        f"{title}: has ended without a word (pid {process.pid})" for title in ("MLflow server", "deployments")
+        f"{title}: has ended without a word (pid {process.pid})"
+        for title in ("MLflow server", "Optuna dashboard", "deployments")
     ]
     (root / ".mlml" / "mlflow" / "server.json").write_text("{")
     assert faults(doctor.servers(root))[0][1].startswith("rm ")

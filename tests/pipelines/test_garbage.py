@@ -132,6 +132,28 @@ def test_a_removal_that_was_killed_is_finished(tmp_path, monkeypatch):
     assert not (tmp_path / ".mlml" / "garbage").exists()
 
 
+def test_the_study_of_a_search_goes_with_its_folder(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("mlml.search._storage.forget", lambda name: asked.append(name))
+    recorded(tmp_path)
+    folder = recorded(tmp_path, "search@rate")
+    (folder / "study").mkdir()
+    (folder / "study" / "journal.log").touch()
+    for item in found(tmp_path).items:
+        assert garbage.remove(tmp_path, item)
+    assert not folder.exists()
+    assert asked == [f"search@rate/{OTHER}"]
+
+
+def test_a_search_whose_database_is_away_stays(tmp_path, monkeypatch):
+    folder = recorded(tmp_path, "search@rate")
+    monkeypatch.setenv("MLML_OPTUNA_STORAGE", "postgresql://127.0.0.1:9/optuna")
+    [item] = found(tmp_path).items
+    with pytest.raises(OSError, match="MLML_OPTUNA_STORAGE: the database does not answer"):
+        garbage.remove(tmp_path, item)
+    assert folder.exists()
+
+
 def test_temporary_workspaces_go_once_nobody_works_there(workspace):
     root = workspace.folder
     workspace.run("git", "add", "-A")
