@@ -121,3 +121,30 @@ def test_a_trial_is_where_the_closed_form_is_largest(
         assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
         values.append(value)
     assert by_hand(records[5].parameters["x"])[1] >= max(values) - 1e-6
+
+
+@pytest.mark.parametrize("num_trials", [12, 25, 39])
+@pytest.mark.parametrize("name", ["branin", "hartmann6"])
+def test_a_fit_of_few_steps_is_as_likely_as_one_that_goes_on(
+    name: str, num_trials: int, monkeypatch: pytest.MonkeyPatch
+):
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
+    from mlml.illustrations._objectives import OBJECTIVES
+    from mlml.search import _acquisition
+
+    box = OBJECTIVES[name].box
+    x = torch.rand(num_trials, len(box), dtype=torch.float64, generator=torch.Generator().manual_seed(num_trials))
+    low, high = torch.tensor(list(box.values()), dtype=torch.float64).T
+    points = [dict(zip(box, row.tolist(), strict=True)) for row in low + (high - low) * x]
+    y = torch.tensor([[-OBJECTIVES[name].function(point)] for point in points], dtype=torch.float64)
+
+    def likelihood(steps: int) -> float:
+        monkeypatch.setattr(_acquisition, "FIT_STEPS", steps)
+        model = _acquisition.fitted_process(x, y).train()
+        marginal = ExactMarginalLogLikelihood(model.likelihood, model)
+        return float(marginal(model(*model.train_inputs), model.train_targets).detach())
+
+    enough = _acquisition.FIT_STEPS
+    assert likelihood(enough) == pytest.approx(likelihood(10_000), abs=1e-3)
+    assert likelihood(3) < likelihood(10_000) - 1e-2
