@@ -34,26 +34,27 @@ def run_all(
     Raises:
         SearchError: no trial of a search was completed.
     """
-    return {
-        label: {
-            seed: _run(entry, shared, seed, objective(seed), folder / label / f"seed_{seed}", f"{folder.name}/{label}")
-            for seed in seeds
-        }
-        for label, entry in searches.items()
-    }
+    found: dict[str, dict[int, list[Record]]] = {}
+    for label, entry in searches.items():
+        method_class = catalogue.method_class(catalogue.SECTIONS["search"], entry["method"])
+        own = {key: value for key, value in entry.items() if key != "method"}
+        config = method_class.Config.model_validate({**own, **shared})
+        found[label] = {}
+        for seed in seeds:
+            place, name = folder / label / f"seed_{seed}", _name(folder, label, seed)
+            with _quietly():
+                records = run_study(config, method_class(config).sampler, place, objective(seed), seed, name)
+            found[label][seed] = records
+            top = best(records, config.direction)
+            logger.info(
+                "%s, seed %d: the best of %d trials is %d: %s", label, seed, len(records), top.number, top.value
+            )
+    return found
 
 
-def _run(
-    entry: Mapping[str, Any], shared: Mapping[str, Any], seed: int, objective: Objective, folder: Path, name: str
-) -> list[Record]:
-    method_class = catalogue.method_class(catalogue.SECTIONS["search"], entry["method"])
-    own = {key: value for key, value in entry.items() if key != "method"}
-    config = method_class.Config.model_validate({**own, **shared})
-    with _quietly():
-        records = run_study(config, method_class(config).sampler, folder, objective, seed, f"compared/{name}/{seed}")
-    found = best(records, shared["direction"])
-    logger.info("%s, seed %d: the best of %d trials is %d: %s", name, seed, len(records), found.number, found.value)
-    return records
+def _name(folder: Path, label: str, seed: int) -> str:
+    """Name of a search where it lies in a database."""
+    return f"compared/{folder.name}/{label}/{seed}"
 
 
 @contextmanager
@@ -71,4 +72,4 @@ def forget_all(searched: Searched, folder: Path) -> None:
     """Remove the searches from the database, if they lie in one, when what they found is kept elsewhere."""
     for label, by_seed in searched.items():
         for seed in by_seed:
-            forget(f"compared/{folder.name}/{label}/{seed}")
+            forget(_name(folder, label, seed))

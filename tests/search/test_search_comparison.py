@@ -90,7 +90,7 @@ def test_a_search_is_one_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptu
     found = run_all(searches, SHARED, (5,), lambda _: bowl, tmp_path / "all")
     best = min(found["luck"][5], key=lambda each: each.value or math.inf)
     [line] = [each.getMessage() for each in caplog.records if each.name.startswith("mlml")]
-    assert line == f"all/luck, seed 5: the best of 12 trials is {best.number}: {best.value}"
+    assert line == f"luck, seed 5: the best of 12 trials is {best.number}: {best.value}"
 
 
 def test_a_search_that_finds_nothing_ends_the_comparison(tmp_path: Path):
@@ -185,7 +185,7 @@ def test_sentences_say_who_is_best_and_who_is_not_told_apart():
         (0.001, 1.5, "1,500 times lower"),
         (1.0, 1.04, "about equal"),
         (1.0, 1.0, "equal"),
-        (0.0, 1.0, "0"),
+        (0.0, 1.0, "regret 0"),
         (0.25, 0.0, "0.25 against 0"),
     ],
 )
