@@ -49,7 +49,7 @@ def study(stage: Stage) -> None:
         clear_checkpoints(folder)
         return metrics
 
-    folder = stage.folder / f"study_{stage.folder.name}"
+    folder = stage.folder / "study"
     subject = Subject(
         name=target.name,
         config=target.config,

@@ -1,6 +1,7 @@
 """Runs samplers side by side: one space, one budget, several seeds."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from mlml import catalogue
 from mlml.search import _study
 from mlml.search._regret import Searched
-from mlml.search._storage import forget
+from mlml.search._storage import VARIABLE
 from mlml.search._study import Objective, Record, best, run_study
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def run_all(
         shared: what all have in common, as `shared_by` gives it.
         seeds: of the searches.
         objective: takes a seed, gives what runs a trial of that seed's searches.
-        folder: of the journals; no other comparison has one of its name.
+        folder: of the journals.
 
     Raises:
         SearchError: no trial of a search was completed.
@@ -41,9 +42,9 @@ def run_all(
         config = method_class.Config.model_validate({**own, **shared})
         found[label] = {}
         for seed in seeds:
-            place, name = folder / label / f"seed_{seed}", _name(folder, label, seed)
-            with _quietly():
-                records = run_study(config, method_class(config).sampler, place, objective(seed), seed, name)
+            place = folder / label / f"seed_{seed}"
+            with _apart():
+                records = run_study(config, method_class(config).sampler, place, objective(seed), seed)
             found[label][seed] = records
             top = best(records, config.direction)
             logger.info(
@@ -52,24 +53,17 @@ def run_all(
     return found
 
 
-def _name(folder: Path, label: str, seed: int) -> str:
-    """Name of a search where it lies in a database."""
-    return f"compared/{folder.name}/{label}/{seed}"
-
-
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep a search from telling of each trial: a comparison has thousands."""
-    level = _study.logger.level
+def _apart() -> Iterator[None]:
+    """Keep a search in its own folder, whatever database the environment names, and from telling of each trial.
+
+    A comparison has thousands, and nobody joins its searches.
+    """
+    database, level = os.environ.pop(VARIABLE, None), _study.logger.level
     _study.logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
         _study.logger.setLevel(level)
-
-
-def forget_all(searched: Searched, folder: Path) -> None:
-    """Remove the searches from the database, if they lie in one, when what they found is kept elsewhere."""
-    for label, by_seed in searched.items():
-        for seed in by_seed:
-            forget(_name(folder, label, seed))
+        if database is not None:
+            os.environ[VARIABLE] = database

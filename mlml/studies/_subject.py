@@ -30,8 +30,7 @@ class Subject:
         seeds: of the study.
         load: takes a seed, gives the method that the experiment trained with it, in eval mode.
         build: takes a seed, gives the method before its training.
-        folder: of the study while it runs; what it leaves there, one that was killed finds again. No other study has
-            one of its name.
+        folder: of the study while it runs; what it leaves there, one that was killed finds again.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy.stats import ttest_rel
 
 from mlml import catalogue, figures
 from mlml.config import DeclarationError, sampler_entries, shared_by
-from mlml.search._comparison import forget_all, run_all
+from mlml.search._comparison import run_all
 from mlml.search._regret import against, baseline, incumbents, metrics, ratio, regrets, sentences, table
 from mlml.search._regret_figures import curve, lower_edge, plot_curves, plot_ends
 from mlml.search._study import Record, SearchError, run_study
@@ -53,7 +54,6 @@ def test_each_search_is_the_one_that_a_stage_would_run(tmp_path: Path):
             assert found[label][seed] == alone
             assert len(alone) == 12
     assert found["tree"][0] != found["tree"][3]
-    forget_all(found, tmp_path / "all")  # without a database there is nothing to forget
 
 
 def test_a_killed_comparison_ends_as_if_it_had_not_been(tmp_path: Path):
@@ -82,6 +82,15 @@ def test_a_killed_comparison_ends_as_if_it_had_not_been(tmp_path: Path):
     values = {label: {s: [r.value for r in of] for s, of in by.items()} for label, by in whole.items()}
     assert {label: {s: [r.value for r in of] for s, of in by.items()} for label, by in parts.items()} == values
     assert len(again) == 3 * 2 * 12 - 50
+
+
+def test_a_comparison_lies_in_its_folder_whatever_database_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    nowhere = "postgresql://127.0.0.1:9/optuna"
+    monkeypatch.setenv("MLML_OPTUNA_STORAGE", nowhere)
+    searches = sampler_entries({"luck": {"method": "random"}}, SHARED)
+    run_all(searches, SHARED, (5,), lambda _: bowl, tmp_path)
+    assert list(tmp_path.glob("luck/seed_5/journal.log"))
+    assert os.environ["MLML_OPTUNA_STORAGE"] == nowhere
 
 
 def test_a_search_is_one_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -8,7 +8,8 @@ from test_learning_curve import CPU, ENTRY, train
 
 from mlml.config import DeclarationError, overridden, parse
 from mlml.declaration import resolve
-from mlml.search._study import SearchError
+from mlml.search._study import SearchError, run_study
+from mlml.search.tpe import TPE
 from mlml.studies._subject import Subject
 from mlml.studies.search_regret import SearchRegret
 
@@ -71,12 +72,21 @@ def test_regret_is_that_of_the_trainings(blob_data, tmp_path):
 
 
 def test_an_accuracy_is_maximised(blob_data, tmp_path):
+    """By the searches as by the regret: the tree's trials are those of a search that maximises."""
     made, _, _ = subject(blob_data, tmp_path / "study", seeds=(0,))
-    found = study(metric="validation/accuracy", direction="maximize").study(made)
+    searches = {"luck": {"method": "random"}, "tree": {"method": "tpe", "startup_trials": 2}}
+    upwards = {"metric": "validation/accuracy", "direction": "maximize"}
+    found = study(**upwards, trials=6, searches=searches).study(made)
     best = found.table["value"].max()
-    for label in ("grid", "luck"):
+    for label in searches:
         highest = found.table[found.table["search"] == label]["value"].max()
         assert found.metrics[0][f"{label}/regret"] == pytest.approx(best - highest)
+    rows = found.table[found.table["search"] == "tree"]
+    values = dict(zip(rows[RATE], rows["value"], strict=True))
+    shared = {"experiment": "blob", "objective": "blob", "space": NUMBERS["space"], "trials": 6, "pruner": "none"}
+    tree = TPE(TPE.Config(**shared, **upwards, startup_trials=2))
+    alone = run_study(tree.config, tree.sampler, tmp_path / "alone", lambda drawn, *_: values[drawn[RATE]], 0)
+    assert [record.parameters[RATE] for record in alone] == rows[RATE].tolist()
 
 
 def test_a_killed_study_ends_as_if_it_had_not_been(blob_data, tmp_path):
