@@ -232,7 +232,14 @@ def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment
     Raises:
         DeclarationError: they do not fit.
     """
-    found = resolve(experiment.family, experiment.name, overridden(experiment.raw, values))
+    assert experiment.searched is not None
+    try:
+        found = resolve(experiment.family, experiment.name, overridden(experiment.raw, values))
+    except DeclarationError as error:
+        where, search = f"searched.{experiment.name}", experiment.searched.from_search
+        raise DeclarationError(
+            f"{where}: what {search!r} found does not fit: {each}" for each in error.faults
+        ) from None
     return replace(found, searched=experiment.searched)
 
 
