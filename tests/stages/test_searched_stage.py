@@ -18,17 +18,12 @@ from stages.prepare import PREPARED
 TRAIN = {"steps": 4, "batch_size": 32, "log_every": 2, "evaluate_every": 2, "optimizer": {"name": "adamw"}}
 SMALL = {"dataset": "blobs", "encoder": {"network": "mlp", "hidden_widths": [8]}, "train": TRAIN}
 TWO = {"seeds": [0, 1]}
-DENOISER = {"width": 8, "num_blocks": 1}
+LATENT = {"base": "vae", "denoiser": {"width": 8, "num_blocks": 1}, "sampler": {"name": "ddim", "steps": 2}}
 PLAIN = {
     "supervised": {"classifier": {"method": "classifier", **SMALL, **TWO, "augment": {"padding": 0}}},
     "pretext": {"simclr": {"method": "simclr", **SMALL, **TWO}},
     "generative": {"vae": {"method": "vae", **SMALL, **TWO, "latent_dim": 3}},
-    "composed": {
-        "latent": {
-            **{"method": "latent_diffusion", "dataset": "blobs", "base": "vae", "train": TRAIN, **TWO},
-            **{"denoiser": DENOISER, "sampler": {"name": "ddim", "steps": 2}},
-        }
-    },
+    "composed": {"latent": {"method": "latent_diffusion", "dataset": "blobs", "train": TRAIN, **TWO, **LATENT}},
 }
 RATE = "  train: {optimizer: {learning_rate: 0.0125, name: sgd}}\n"
 WORK = {"supervised": supervised, "pretext": pretext, "generative": generative, "composed": composed}
