@@ -167,6 +167,14 @@ def test_without_such_a_probe_the_page_says_what_to_declare(parts, tmp_path):
     assert table(page, "found")[1] == [RATE, "0.003123", "0.025"]
 
 
+def test_the_sentence_names_the_seeds_that_are_compared(parts, tmp_path):
+    fewer = probe("mine", {seed: FOUND[seed] for seed in (1, 3)}, encoder="best")
+    _, page = render(judged(parts, probe("judge", DEFAULT), fewer), tmp_path)
+    assert [row[2] for row in table(page, "compared")[1:]] == ["2", "2"]
+    said = "The search saw the seed 0 alone; what stands here is of the seeds 1 and 3, which it never saw."
+    assert said in words(page)
+
+
 def test_a_probe_that_has_no_seed_in_common_compares_nothing(parts, tmp_path):
     """Nor with one that the search had: of 0 and 1, only 0 is common here, and that was searched with."""
     judge, mine = probe("judge", {0: 0.9}), probe("mine", FOUND, encoder="best")

@@ -102,7 +102,10 @@ def test_every_fault_is_told_once(content):
     [fault, other] = found(content)
     assert fault.startswith("searched.simclr_best.experiment: no experiment 'simclar'")
     assert other == "searched.simclr_best.from_search: 'views' varies 'simclr', not 'simclar'"
-    content["searched"]["simclr_best"] |= {"experiment": "simclr"}
+    content["searched"]["simclr_best"] |= {"experiment": "simclr", "dataset": "dgits"}
+    del content["probe"]["best_knn"]
+    assert found(content) == ["searched.simclr_best.dataset: must be 'digits', that of 'simclr'; got 'dgits'"]
+    content["searched"]["simclr_best"]["dataset"] = "digits"
     content["pretext"]["simclr"]["temperature"] = 0
     assert found(content) == ["pretext.simclr.temperature: must be greater than 0; got 0"]
 
