@@ -85,6 +85,9 @@ def reference_faults(
             found += _target_faults(experiments, declared, experiment, "study")
             found += _need_faults(experiments, experiment, "experiment")
             found += _studied_metric_faults(experiments, experiment)
+            target = experiments.get(experiment.config.experiment)
+            if target is not None and "space" in type(experiment.config).model_fields:
+                found += _space_faults(experiment, target, resolve)
     return found
 
 
@@ -372,11 +375,18 @@ def _search_faults(
     if target is None:
         return found
     found += _objective_faults(experiments, search, target)
-    for path, dimension in search.config.space.items():
+    return found + _space_faults(search, target, resolve)
+
+
+def _space_faults(searching: "Experiment", target: "Experiment", resolve: Resolve) -> list[str]:
+    """Faults of paths of a space that the target's entry does not have, and of values that it cannot have there."""
+    found = []
+    where = f"{searching.family}.{searching.name}"
+    for path, dimension in searching.config.space.items():
         if path in FIXED:
             found.append(f"{where}.space.{path}: cannot be searched: trials are of one method, network and data")
             continue
-        parents = conditions(search.config.space, path)
+        parents = conditions(searching.config.space, path)
         for value in dimension.ends():
             try:
                 resolve(target.family, target.name, overridden(target.raw, {**parents, path: value}))

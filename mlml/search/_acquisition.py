@@ -40,6 +40,9 @@ from torch import Tensor, ones_like, stack, zeros_like
 RESTARTS, RAW_SAMPLES = 10, 512
 """Local searches for the largest value of the function, and random points that their beginnings are chosen from."""
 
+FIT_STEPS = 50
+"""Most steps of L-BFGS that a fit takes; further ones take half of a trial's time, and hardly move what is fitted."""
+
 _IMPROVING: dict[str, Callable[..., AcquisitionFunction]] = {
     "ei": ExpectedImprovement,
     "log_ei": LogExpectedImprovement,
@@ -77,7 +80,8 @@ def fitted_process(x: Tensor, y: Tensor) -> SingleTaskGP:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputDataWarning)  # equal values have no scale to be brought to
         model = SingleTaskGP(x, y, outcome_transform=Standardize(m=1))
-    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    likelihood = ExactMarginalLogLikelihood(model.likelihood, model)
+    fit_gpytorch_mll(likelihood, optimizer_kwargs={"options": {"maxiter": FIT_STEPS}})
     return model
 
 
