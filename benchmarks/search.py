@@ -47,6 +47,9 @@ SPACE = {RATE: (1e-4, 1e-1), DECAY: (1e-6, 1e-2)}
 
 ADDRESS = "search@trivial"
 READY_SECONDS = 120.0
+HIGH = 0.03
+"""Of the rates of the real search."""
+
 BARE, ENGINE, STAGE = "Optuna alone", "the engine, no records", "the stage, all records"
 
 TRIVIAL = """
@@ -87,10 +90,9 @@ search:
     experiment: classifier
     objective: classifier
     dataset: digits
-    space: {{train.optimizer.learning_rate: {{type: float, low: 0.0003, high: 0.03, log: true}}}}
+    space: {{train.optimizer.learning_rate: {{type: float, low: 0.0003, high: {high}, log: true}}}}
     pruner: none
     trials: {trials}
-    seeds: [{seed}]
     workers: 1
   two: {{<<: *search, workers: 2}}
 """
@@ -249,10 +251,11 @@ def workers(repeats: int, trials: int) -> None:
     commands: dict[str, list[float]] = {"one": [], "two": []}
     stages: dict[str, list[float]] = {"one": [], "two": []}
     with reproduce.fresh_copy() as folder:
-        (folder / "params.yaml").write_text(REAL.format(trials=trials, seed=0))
+        (folder / "params.yaml").write_text(REAL.format(trials=trials, high=HIGH))
         reproduce.run(folder, "mlml", "repro", "classifier")  # what the searches stand on is no part of them
         for turn in range(repeats):
-            (folder / "params.yaml").write_text(REAL.format(trials=trials, seed=turn))
+            # another search in every turn: DVC would bring back what it has the result of
+            (folder / "params.yaml").write_text(REAL.format(trials=trials, high=HIGH + turn * 1e-5))
             for name in ("one", "two") if turn % 2 == 0 else ("two", "one"):
                 commands[name].append(reproduce.run(folder, "mlml", "repro", f"search@{name}"))
                 stages[name].append(stage_seconds(folder / ".mlml" / "runs" / f"search@{name}"))

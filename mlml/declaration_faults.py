@@ -4,7 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlml import catalogue
-from mlml.config import NUM_PARAMETERS, ComparisonConfig, DeclarationError, conditions, overridden, suggest
+from mlml.config import (
+    NUM_PARAMETERS,
+    ComparisonConfig,
+    DeclarationError,
+    SearchedEntry,
+    conditions,
+    overridden,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from mlml.declaration import DataSet, Experiment
@@ -40,7 +48,7 @@ def reference_faults(
     """Faults of names that refer to other entries. An entry with faults of its own still counts as existing.
 
     Args:
-        declared: names of the entries of each section, those with faults of their own included.
+        declared: names of the experiments of each family, and of data sets, those with faults of their own included.
         data: data sets without faults of their own.
         experiments: the same.
         resolve: checks an entry on its own.
@@ -48,7 +56,7 @@ def reference_faults(
     found = []
     for experiment in experiments.values():
         where = f"{experiment.family}.{experiment.name}"
-        if experiment.family == "illustration":
+        if experiment.family == "illustration" or experiment.searched is not None:
             continue
         if experiment.dataset not in declared["data"]:
             hint = suggest(experiment.dataset, declared["data"])
@@ -80,6 +88,25 @@ def reference_faults(
             target = experiments.get(experiment.config.experiment)
             if target is not None and "space" in type(experiment.config).model_fields:
                 found += _space_faults(experiment, target, resolve)
+    return found
+
+
+def searched_faults(
+    declared: Mapping[str, list[str]],
+    experiments: Mapping[str, "Experiment"],
+    searched: Mapping[str, SearchedEntry],
+) -> list[str]:
+    """Faults of entries of `searched`: what does not go together, and what could not be compared with the experiment.
+
+    Args:
+        declared: names of the entries of each section, those with faults of their own included.
+        experiments: without faults of their own.
+        searched: entries without faults of their own.
+    """
+    found = []
+    for name, entry in searched.items():
+        found += _found_for_faults(declared, experiments, name, entry)
+        found += _found_by_faults(declared, experiments, name, entry)
     return found
 
 
@@ -180,11 +207,14 @@ def _base_faults(
 
 def _stands_on(experiments: Mapping[str, "Experiment"], experiment: "Experiment", name: str) -> bool:
     """Whether an experiment is one of that name, or has it below it."""
-    below: list[str] = []
-    while experiment.name not in below:
-        below.append(experiment.name)
-        following = experiments.get(experiment.config.base) if experiment.family == "composed" else None
-        experiment = following or experiment
+    below: set[str] = set()
+    waiting = [experiment]
+    while waiting:
+        each = waiting.pop()
+        names = [each.searched.experiment] if each.searched is not None else []
+        names += [each.config.base] if each.family == "composed" else []
+        waiting += [experiments[other] for other in names if other in experiments and other not in below | {each.name}]
+        below.add(each.name)
     return name in below
 
 
@@ -202,6 +232,47 @@ def _target_faults(
     if "train" not in type(target.config).model_fields:
         found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to {what}")
     return found
+
+
+def _found_for_faults(
+    declared: Mapping[str, list[str]], experiments: Mapping[str, "Experiment"], name: str, entry: SearchedEntry
+) -> list[str]:
+    """Faults of the experiment that a searched one is, and of what makes the two compare."""
+    where, target = f"searched.{name}", experiments.get(entry.experiment)
+    known = [other for family in TARGETS for other in declared[family]]
+    if entry.experiment not in known:
+        hint = f"{' or '.join(TARGETS)}{suggest(entry.experiment, known)}"
+        return [f"{where}.experiment: no experiment {entry.experiment!r} is declared in {hint}"]
+    if target is None:
+        return []
+    found = []
+    if entry.dataset != target.dataset:
+        data = target.dataset
+        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {entry.dataset!r}")
+    lacking = [seed for seed in entry.seeds if seed not in target.seeds]
+    if lacking:
+        has = f"{target.name!r} has {list(target.seeds)}"
+        found.append(f"{where}.seeds: must be among the experiment's, to be compared with it; {has}, not {lacking}")
+    return found
+
+
+def _found_by_faults(
+    declared: Mapping[str, list[str]], experiments: Mapping[str, "Experiment"], name: str, entry: SearchedEntry
+) -> list[str]:
+    """Faults of the search of a searched experiment: what it varied, and what it has seen."""
+    where, search = f"searched.{name}", experiments.get(entry.from_search)
+    if entry.from_search not in declared["search"]:
+        hint = suggest(entry.from_search, declared["search"])
+        return [f"{where}.from_search: no search {entry.from_search!r} is declared{hint}"]
+    if search is None or search.family != "search":  # it has faults of its own
+        return []
+    if search.config.experiment != entry.experiment:
+        return [f"{where}.from_search: {search.name!r} varies {search.config.experiment!r}, not {entry.experiment!r}"]
+    return [
+        f"{where}.seeds: {seed} is a seed that {search.name!r} searched with; take others"
+        for seed in entry.seeds
+        if seed in search.seeds
+    ]
 
 
 def _evaluation_faults(
@@ -296,8 +367,11 @@ def _search_faults(
     resolve: Resolve,
 ) -> list[str]:
     """Faults of a search: the experiment that it names, and paths that the experiment's entry does not have."""
+    where, target = f"search.{search.name}", experiments.get(search.config.experiment)
+    if target is not None and target.searched is not None:
+        before, plain = target.searched.from_search, target.searched.experiment
+        return [f"{where}.experiment: {target.name!r} has what {before!r} found; search {plain!r} itself"]
     found = _target_faults(experiments, declared, search, "search")
-    target = experiments.get(search.config.experiment)
     if target is None:
         return found
     found += _objective_faults(experiments, search, target)

@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from ruamel.yaml import YAML
 
-from mlml import comparison, figures, report_diagnosis, report_evaluations
-from mlml.config import ComparisonConfig, is_share
+from mlml import comparison, figures, report_diagnosis, report_evaluations, report_searched
+from mlml.config import ComparisonConfig, SearchedEntry, is_share
 
 SCORE = "test/accuracy"
 """The metric of a probe that the leaderboard compares."""
@@ -83,6 +83,7 @@ class Result:
         diagnostics: file of `mlml.diagnostics_file`.
         sentences: what a study or an illustration found, in words; each of its pictures has a twin for dark pages,
             "<kind>_dark.png".
+        searched: of a searched experiment, which one it is and which search found its values.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Result:
     sentences: Sequence[str] = ()
     run: RunLink | None = None
     diagnostics: Path | None = None
+    searched: SearchedEntry | None = None
 
 
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
@@ -174,6 +176,7 @@ def write_report(
         evaluated={result.name: _experiment(result) for result in evaluations},
         findings=[_finding(result) for result in results if result.family in ("study", "illustration")],
         searches=[_search(result) for result in results if result.family == "search"],
+        searched=report_searched.sections(results, _comparison),
         curves=[curve for result in results if (curve := _curves(result)) is not None],
         diagnoses=[
             _experiment(result) | found
@@ -378,7 +381,7 @@ def _comparison(config: ComparisonConfig, results: Sequence[Result]) -> dict[str
             name=name,
             dataset=by_name[name].dataset,
             summary=comparison.summary_of(config, name, by_name[name].metrics),
-            curves=_frame(by_name[name].curves),
+            curves=_frame(by_name[name]),
         )
         for name in config.of
     ]
@@ -400,13 +403,17 @@ def _comparison(config: ComparisonConfig, results: Sequence[Result]) -> dict[str
     return {"config": config, "rows": rows, "target": target, "sentences": found.sentences, "plot": plot}
 
 
-def _frame(curves: Path | None) -> pd.DataFrame:
-    return pd.read_csv(curves) if curves is not None else pd.DataFrame()
+def _frame(result: Result) -> pd.DataFrame:
+    """Curves of the seeds of a result, which may be some of those that the file has."""
+    if result.curves is None:
+        return pd.DataFrame()
+    frame = pd.read_csv(result.curves)
+    return frame[frame["seed"].isin(result.seeds)]
 
 
 def _curves(result: Result) -> dict[str, Any] | None:
     """Learning curves of one experiment, for the template; None when it has none."""
-    frame = _frame(result.curves)
+    frame = _frame(result)
     names = [name for name in frame.columns if name not in ("step", "seed") and frame[name].notna().any()]
     if not names:
         return None

@@ -3,7 +3,7 @@
 from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.composed import ComposedConfig
 from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
-from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability, Seeds
 from mlml.config.diffusion import (
     AncestralSampler,
     DDIMSampler,
@@ -60,6 +60,7 @@ from mlml.config.schedules import (
     StepSchedule,
 )
 from mlml.config.search import NUM_PARAMETERS, Direction, SearchConfig, of_validation, separate_paths
+from mlml.config.searched import SearchedEntry
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
 from mlml.config.space import (
     CategoricalDimension,
@@ -152,6 +153,8 @@ __all__ = [
     "Schedule",
     "ScheduleConfig",
     "SearchConfig",
+    "SearchedEntry",
+    "Seeds",
     "ShiftFlipConfig",
     "StackConfig",
     "StepSchedule",

@@ -121,6 +121,7 @@ def test_a_killed_worker_and_a_killed_stage_change_nothing(project, searched):
     assert {status for _, status, _, _ in new} == {"FINISHED"}
 
 
+@pytest.mark.soak
 def test_a_worker_from_elsewhere_takes_part_and_leaves_when_no_trial_is_left(project, searched):
     project.edit("params.yaml", "workers: 2", "workers: 3")  # of which one comes too late, or never
     refused = project.run("mlml", "search", "worker", "rate", code=2)

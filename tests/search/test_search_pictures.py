@@ -159,7 +159,7 @@ def test_the_bands_of_a_contour_lie_where_the_metric_is():
     figure = contour_plot(search(), many(25))  # falls with the rate alone
     assert figure is not None
     (bands,) = [found for found in figure.axes[0].collections if isinstance(found, ContourSet)]
-    drawn = [path.vertices for path in bands.get_paths() if len(path.vertices)]
+    drawn = [path.vertices for path in bands.get_paths() if len(path.vertices) > 10]  # not a single corner
     lowest, highest = drawn[0], drawn[-1]
     assert lowest[:, 0].min() > 1e-2
     assert highest[:, 0].max() < 1e-3
