@@ -48,6 +48,7 @@ SHARED: dict[str, type[BaseModel]] = {
     "The denoiser of diffusion": config.DenoiserConfig,
     "The denoiser of latent vectors": config.VectorDenoiserConfig,
     "The encoder of captions": config.TextEncoderConfig,
+    "An experiment with what a search found": config.SearchedEntry,
     "A comparison of the report": config.ComparisonConfig,
 }
 """Title -> config that several methods share."""

@@ -4,28 +4,43 @@ Every section but `protocol`, `report` and `threads` maps names to entries. An e
 `schedules` says when Prefect runs what by itself; an entry of any other section is an experiment: `method` names a file
 of the section's folder in mlml/, `dataset` an entry of `data`, `seeds` the seeds to run, and the remaining keys are the
 fields of the method's own `Config`. An entry of `composed` also has a `base`, the trained experiment that it stands on;
-one of `illustration` has neither data nor seeds. What entries say of each other is checked by
+one of `illustration` has neither data nor seeds. An entry of `searched` has no method of its own: it is the entry of
+another experiment, of whose family it is, with what a search found. What entries say of each other is checked by
 `mlml.declaration_faults`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mlml import catalogue
-from mlml.config import ComparisonConfig, DataEntry, DeclarationError, Declared, Schedule, parse, suggest
-from mlml.declaration_faults import comparison_faults, reference_faults
+from mlml.config import (
+    ComparisonConfig,
+    DataEntry,
+    DeclarationError,
+    Declared,
+    Schedule,
+    SearchedEntry,
+    Seeds,
+    overridden,
+    parse,
+    suggest,
+)
+from mlml.declaration_faults import TARGETS, comparison_faults, reference_faults, searched_faults
 
-FAMILIES = ("supervised", "pretext", "probe", "generative", "composed", "evaluation", "search", "study", "illustration")
-"""Sections whose entries are experiments."""
+FAMILIES = (
+    *("supervised", "pretext", "probe", "generative", "composed", "evaluation"),
+    *("search", "searched", "study", "illustration"),
+)
+"""Sections whose entries are experiments; those of `searched` are of the family of the experiment that they name."""
 
-OPTIONAL = ("composed", "evaluation", "study", "illustration")
-"""Families whose section may be left out: dvc.yaml has an empty one for then."""
+OPTIONAL = ("composed", "evaluation", "searched", "study", "illustration")
+"""Sections of them that may be left out: dvc.yaml has an empty one for then."""
 
 _NAME = r"[A-Za-z0-9_-]+"
 
@@ -35,14 +50,7 @@ class _Common(Declared):
 
     method: str
     dataset: str
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"must be different from each other; got {list(seeds)}")
-        return seeds
+    seeds: Seeds = (0,)
 
 
 class _Illustrated(Declared):
@@ -79,7 +87,14 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An entry of any other section; `raw` is the entry as it stands in the file."""
+    """An entry of any other section.
+
+    Attributes:
+        family: whose code makes it; of a searched one, that of the experiment that it names.
+        raw: the entry as it stands in the file; of a searched one, that of the experiment, with its own seeds.
+        searched: of a searched one, what stands in the file. What the search found is not known before it has run:
+            see `with_values`.
+    """
 
     name: str
     family: str
@@ -88,6 +103,12 @@ class Experiment:
     seeds: tuple[int, ...]  # none of an illustration
     config: Any  # the method's Config
     raw: Mapping[str, Any] = field(repr=False)
+    searched: SearchedEntry | None = None
+
+    @property
+    def section(self) -> str:
+        """Section of params.yaml that it stands in, and the group of its stage."""
+        return "searched" if self.searched is not None else self.family
 
     def resolved(self) -> dict[str, Any]:
         """Everything that the entry says or leaves to defaults, as plain values."""
@@ -114,13 +135,15 @@ class Declaration:
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
 
     def family(self, name: str) -> list[Experiment]:
-        """Experiments of one section, in the order of the file."""
+        """Experiments of one family, in the order of the file, the searched ones after the others."""
         return [experiment for experiment in self.experiments.values() if experiment.family == name]
 
     def targets(self) -> list[str]:
         """Return what a run can be asked for: groups of stages, experiments, and stages by their full names."""
-        families = {family: [experiment.name for experiment in self.family(family)] for family in FAMILIES}
-        return _targets({"data": list(self.data), **families})
+        names: dict[str, list[str]] = {section: [] for section in FAMILIES}
+        for experiment in self.experiments.values():
+            names[experiment.section].append(experiment.name)
+        return _targets({"data": list(self.data), **names})
 
 
 def read(path: Path = Path("params.yaml")) -> Declaration:
@@ -157,12 +180,15 @@ def check(content: Any) -> Declaration:
     ]
     data = reader.section("data", reader.dataset)
     experiments: dict[str, Experiment] = {}
-    for family in FAMILIES:
-        for name, experiment in reader.section(family, reader.experiment).items():
+    searched = reader.section("searched", reader.searched)
+    for section in FAMILIES:
+        own = section != "searched"
+        read = reader.section(section, reader.experiment) if own else _searched(searched, experiments)
+        for name, experiment in read.items():
             if name in experiments:
-                where = f"{family}.{name}"
+                where = f"{section}.{name}"
                 reader.found.append(
-                    f"{where}: the name is taken by {experiments[name].family}.{name}; names are unique"
+                    f"{where}: the name is taken by {experiments[name].section}.{name}; names are unique"
                 )
             experiments[name] = experiment
     schedules = reader.section("schedules", reader.schedule)
@@ -177,9 +203,11 @@ def check(content: Any) -> Declaration:
         found += error.faults
     found += reader.found
     declared = _declared_names(content)
-    found += reference_faults(declared, data, experiments, resolve)
+    of_families = _with_searched(declared, content)
+    found += reference_faults(of_families, data, experiments, resolve)
+    found += searched_faults(declared, experiments, searched)
     found += _schedule_faults(declared, schedules)
-    found += comparison_faults(declared, experiments, report.comparisons)
+    found += comparison_faults(of_families, experiments, report.comparisons)
     if found:
         raise DeclarationError(found)
     return Declaration(data, experiments, report, threads, schedules)
@@ -192,6 +220,27 @@ def resolve(family: str, name: str, entry: Any) -> Experiment:
         DeclarationError: with every fault of the entry.
     """
     return _Reader({}).experiment(family, name, entry)
+
+
+def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    """Return a searched experiment with what its search found.
+
+    Args:
+        experiment: as it is declared, with what the experiment that it names has instead.
+        values: by dotted path.
+
+    Raises:
+        DeclarationError: they do not fit.
+    """
+    assert experiment.searched is not None
+    try:
+        found = resolve(experiment.family, experiment.name, overridden(experiment.raw, values))
+    except DeclarationError as error:
+        where, search = f"searched.{experiment.name}", experiment.searched.from_search
+        raise DeclarationError(
+            f"{where}: what {search!r} found does not fit: {each}" for each in error.faults
+        ) from None
+    return replace(found, searched=experiment.searched)
 
 
 class _Reader:
@@ -239,6 +288,9 @@ class _Reader:
         common, config = _split(entry, _Common, catalogue.config_class(folder, method), where)
         return Experiment(name, family, method, common.dataset, common.seeds, config, entry)
 
+    def searched(self, section: str, name: str, entry: Any) -> SearchedEntry:
+        return parse(SearchedEntry, entry, f"{section}.{name}")
+
     def schedule(self, section: str, name: str, entry: Any) -> Schedule:
         if not isinstance(entry, Mapping):
             raise DeclarationError([f"{section}.{name}: must be a mapping; got {entry!r}"])
@@ -272,6 +324,18 @@ def _split(entry: Mapping[str, Any], common: type[Any], own: type[Declared], whe
     return parts[0], parts[1]
 
 
+def _searched(entries: Mapping[str, SearchedEntry], experiments: Mapping[str, Experiment]) -> dict[str, Experiment]:
+    """Experiments of `searched`, but for those whose experiment has faults of its own, or is none to search."""
+    found = {}
+    for name, entry in entries.items():
+        target = experiments.get(entry.experiment)
+        if target is not None and target.family in TARGETS:
+            raw = {**target.raw, "dataset": entry.dataset, "seeds": list(entry.seeds)}
+            own = replace(target, name=name, dataset=entry.dataset, seeds=entry.seeds, raw=raw)
+            found[name] = replace(own, searched=entry)
+    return found
+
+
 def _schedule_faults(declared: Mapping[str, list[str]], schedules: Mapping[str, Schedule]) -> list[str]:
     """Faults of targets that name nothing declared."""
     known = _targets(declared)
@@ -287,6 +351,17 @@ def _declared_names(content: Mapping[str, Any]) -> dict[str, list[str]]:
     """Names of the entries of each section, those with faults of their own included."""
     sections = {family: content.get(family) for family in ("data", *FAMILIES)}
     return {family: [*map(str, names)] if isinstance(names, Mapping) else [] for family, names in sections.items()}
+
+
+def _with_searched(declared: Mapping[str, list[str]], content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The same by family: those of `searched` are of that of their experiment, and of any where that is unknown."""
+    found = {family: list(names) for family, names in declared.items()}
+    entries = content.get("searched")
+    for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+        target = entry.get("experiment") if isinstance(entry, Mapping) else None
+        for family in [family for family in TARGETS if target in declared[family]] or TARGETS:
+            found[family].append(str(name))
+    return found
 
 
 def _targets(declared: Mapping[str, list[str]]) -> list[str]:

@@ -4,7 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlml import catalogue
-from mlml.config import ComparisonConfig, DeclarationError, conditions, overridden, suggest
+from mlml.config import (
+    NUM_PARAMETERS,
+    ComparisonConfig,
+    DeclarationError,
+    SearchedEntry,
+    conditions,
+    overridden,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from mlml.declaration import DataSet, Experiment
@@ -40,7 +48,7 @@ def reference_faults(
     """Faults of names that refer to other entries. An entry with faults of its own still counts as existing.
 
     Args:
-        declared: names of the entries of each section, those with faults of their own included.
+        declared: names of the experiments of each family, and of data sets, those with faults of their own included.
         data: data sets without faults of their own.
         experiments: the same.
         resolve: checks an entry on its own.
@@ -48,7 +56,7 @@ def reference_faults(
     found = []
     for experiment in experiments.values():
         where = f"{experiment.family}.{experiment.name}"
-        if experiment.family == "illustration":
+        if experiment.family == "illustration" or experiment.searched is not None:
             continue
         if experiment.dataset not in declared["data"]:
             hint = suggest(experiment.dataset, declared["data"])
@@ -77,6 +85,28 @@ def reference_faults(
             found += _target_faults(experiments, declared, experiment, "study")
             found += _need_faults(experiments, experiment, "experiment")
             found += _studied_metric_faults(experiments, experiment)
+            target = experiments.get(experiment.config.experiment)
+            if target is not None and "space" in type(experiment.config).model_fields:
+                found += _space_faults(experiment, target, resolve)
+    return found
+
+
+def searched_faults(
+    declared: Mapping[str, list[str]],
+    experiments: Mapping[str, "Experiment"],
+    searched: Mapping[str, SearchedEntry],
+) -> list[str]:
+    """Faults of entries of `searched`: what does not go together, and what could not be compared with the experiment.
+
+    Args:
+        declared: names of the entries of each section, those with faults of their own included.
+        experiments: without faults of their own.
+        searched: entries without faults of their own.
+    """
+    found = []
+    for name, entry in searched.items():
+        found += _found_for_faults(declared, experiments, name, entry)
+        found += _found_by_faults(declared, experiments, name, entry)
     return found
 
 
@@ -177,11 +207,14 @@ def _base_faults(
 
 def _stands_on(experiments: Mapping[str, "Experiment"], experiment: "Experiment", name: str) -> bool:
     """Whether an experiment is one of that name, or has it below it."""
-    below: list[str] = []
-    while experiment.name not in below:
-        below.append(experiment.name)
-        following = experiments.get(experiment.config.base) if experiment.family == "composed" else None
-        experiment = following or experiment
+    below: set[str] = set()
+    waiting = [experiment]
+    while waiting:
+        each = waiting.pop()
+        names = [each.searched.experiment] if each.searched is not None else []
+        names += [each.config.base] if each.family == "composed" else []
+        waiting += [experiments[other] for other in names if other in experiments and other not in below | {each.name}]
+        below.add(each.name)
     return name in below
 
 
@@ -199,6 +232,47 @@ def _target_faults(
     if "train" not in type(target.config).model_fields:
         found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to {what}")
     return found
+
+
+def _found_for_faults(
+    declared: Mapping[str, list[str]], experiments: Mapping[str, "Experiment"], name: str, entry: SearchedEntry
+) -> list[str]:
+    """Faults of the experiment that a searched one is, and of what makes the two compare."""
+    where, target = f"searched.{name}", experiments.get(entry.experiment)
+    known = [other for family in TARGETS for other in declared[family]]
+    if entry.experiment not in known:
+        hint = f"{' or '.join(TARGETS)}{suggest(entry.experiment, known)}"
+        return [f"{where}.experiment: no experiment {entry.experiment!r} is declared in {hint}"]
+    if target is None:
+        return []
+    found = []
+    if entry.dataset != target.dataset:
+        data = target.dataset
+        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {entry.dataset!r}")
+    lacking = [seed for seed in entry.seeds if seed not in target.seeds]
+    if lacking:
+        has = f"{target.name!r} has {list(target.seeds)}"
+        found.append(f"{where}.seeds: must be among the experiment's, to be compared with it; {has}, not {lacking}")
+    return found
+
+
+def _found_by_faults(
+    declared: Mapping[str, list[str]], experiments: Mapping[str, "Experiment"], name: str, entry: SearchedEntry
+) -> list[str]:
+    """Faults of the search of a searched experiment: what it varied, and what it has seen."""
+    where, search = f"searched.{name}", experiments.get(entry.from_search)
+    if entry.from_search not in declared["search"]:
+        hint = suggest(entry.from_search, declared["search"])
+        return [f"{where}.from_search: no search {entry.from_search!r} is declared{hint}"]
+    if search is None or search.family != "search":  # it has faults of its own
+        return []
+    if search.config.experiment != entry.experiment:
+        return [f"{where}.from_search: {search.name!r} varies {search.config.experiment!r}, not {entry.experiment!r}"]
+    return [
+        f"{where}.seeds: {seed} is a seed that {search.name!r} searched with; take others"
+        for seed in entry.seeds
+        if seed in search.seeds
+    ]
 
 
 def _evaluation_faults(
@@ -255,6 +329,37 @@ def _need_faults(experiments: Mapping[str, "Experiment"], experiment: "Experimen
     return [f"{where}: {target.name!r} is of {target.method!r}, which has no {needs!r}{hint}"]
 
 
+def _objective_faults(experiments: Mapping[str, "Experiment"], search: "Experiment", target: "Experiment") -> list[str]:
+    """Faults of what judges a search's trials: something that looks at what they train, and has the metrics."""
+    where, config = f"search.{search.name}", search.config
+    looking = [
+        name
+        for name, other in experiments.items()
+        if (other.family == "probe" and other.config.encoder == target.name)
+        or (other.family == "evaluation" and other.config.generator == target.name)
+    ]
+    if config.objective not in [target.name, *looking]:
+        hint = suggest(config.objective, [target.name, *looking])
+        return [
+            f"{where}.objective: {config.objective!r} does not measure what a trial of {target.name!r} trains{hint}"
+        ]
+    found = []
+    if config.objective != target.name and config.pruner != "none" and "pruner" in config.model_fields_set:
+        found.append(
+            f"{where}.pruner: must be 'none', for {config.objective!r} measures a trial at its end alone; "
+            f"got {config.pruner!r}"
+        )
+    metrics = measured(experiments[config.objective], experiments)
+    if metrics is None:
+        return found
+    for metric in config.directions:
+        chooses = [name for name in metrics if name.startswith("validation/")]
+        if metric not in [*chooses, NUM_PARAMETERS]:
+            key = "metric" if metric == config.metric else "further_objectives"
+            found.append(f"{where}.{key}: {config.objective!r} will not have {metric!r}{suggest(metric, chooses)}")
+    return found
+
+
 def _search_faults(
     experiments: Mapping[str, "Experiment"],
     declared: Mapping[str, list[str]],
@@ -262,16 +367,26 @@ def _search_faults(
     resolve: Resolve,
 ) -> list[str]:
     """Faults of a search: the experiment that it names, and paths that the experiment's entry does not have."""
+    where, target = f"search.{search.name}", experiments.get(search.config.experiment)
+    if target is not None and target.searched is not None:
+        before, plain = target.searched.from_search, target.searched.experiment
+        return [f"{where}.experiment: {target.name!r} has what {before!r} found; search {plain!r} itself"]
     found = _target_faults(experiments, declared, search, "search")
-    target = experiments.get(search.config.experiment)
     if target is None:
         return found
-    where = f"search.{search.name}"
-    for path, dimension in search.config.space.items():
+    found += _objective_faults(experiments, search, target)
+    return found + _space_faults(search, target, resolve)
+
+
+def _space_faults(searching: "Experiment", target: "Experiment", resolve: Resolve) -> list[str]:
+    """Faults of paths of a space that the target's entry does not have, and of values that it cannot have there."""
+    found = []
+    where = f"{searching.family}.{searching.name}"
+    for path, dimension in searching.config.space.items():
         if path in FIXED:
             found.append(f"{where}.space.{path}: cannot be searched: trials are of one method, network and data")
             continue
-        parents = conditions(search.config.space, path)
+        parents = conditions(searching.config.space, path)
         for value in dimension.ends():
             try:
                 resolve(target.family, target.name, overridden(target.raw, {**parents, path: value}))

@@ -7,6 +7,7 @@ address of a machine is in them, for dvc.lock holds their md5s, and whoever runs
 
 import base64
 import io
+import json
 import mimetypes
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +19,11 @@ from urllib.parse import urlsplit
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 from ruamel.yaml import YAML
 
-from mlml import comparison, figures, report_diagnosis, report_evaluations
-from mlml.config import ComparisonConfig, is_share
+from mlml import comparison, figures, report_diagnosis, report_evaluations, report_searched
+from mlml.config import ComparisonConfig, SearchedEntry, is_share
 
 SCORE = "test/accuracy"
 """The metric of a probe that the leaderboard compares."""
@@ -36,7 +38,17 @@ _COLUMNS = (
 _TRAINED = ("supervised", "pretext", "generative", "composed")
 _FAMILIES = (*_TRAINED, "evaluation", "search", "study", "illustration", "probe")
 _GENERATED = ("generative", "composed")
-_PICTURES = ("samples", "reconstructions", "interpolation", "history", "importance")
+_OF_SEARCH = {  # its pictures, in the order to show them, and what each tells
+    "history": "each trial, and the best so far",
+    "importance": "how much each dimension matters",
+    "front": "what one objective costs in another",
+    "posterior": "what a Gaussian process knew of the metric, and where it would have looked next",
+    "slices": "the metric against each dimension; the darker, the later",
+    "contour": "the metric over pairs of dimensions; the darker, the better",
+    "parallel": "each trial as a line; the darker, the better",
+}
+_PICTURES = ("samples", "reconstructions", "interpolation", *_OF_SEARCH)
+_WIDE_PIXELS = 1200  # pictures of a search that are wider have a line of their own
 _SEEING = ("pretext", "probe")  # families whose pictures are of images as an encoder sees them
 _OWN_KEYS = {"method", "dataset", "seeds", "encoder"}
 
@@ -67,10 +79,11 @@ class Result:
         command: what makes the result again, such as "dvc repro probe@simclr_linear".
         metrics: by name, what `mlml.statistics.summarise` returns.
         curves: CSV with columns step, seed and metrics.
-        search: folder with best.yaml, trials.csv and pictures.
+        search: folder with best.yaml, trials.csv, sentences.json and pictures.
         diagnostics: file of `mlml.diagnostics_file`.
         sentences: what a study or an illustration found, in words; each of its pictures has a twin for dark pages,
             "<kind>_dark.png".
+        searched: of a searched experiment, which one it is and which search found its values.
     """
 
     name: str
@@ -88,6 +101,7 @@ class Result:
     sentences: Sequence[str] = ()
     run: RunLink | None = None
     diagnostics: Path | None = None
+    searched: SearchedEntry | None = None
 
 
 def leaderboard(results: Sequence[Result]) -> pd.DataFrame:
@@ -162,6 +176,7 @@ def write_report(
         evaluated={result.name: _experiment(result) for result in evaluations},
         findings=[_finding(result) for result in results if result.family in ("study", "illustration")],
         searches=[_search(result) for result in results if result.family == "search"],
+        searched=report_searched.sections(results, _comparison),
         curves=[curve for result in results if (curve := _curves(result)) is not None],
         diagnoses=[
             _experiment(result) | found
@@ -311,15 +326,37 @@ def _pictures(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def _search(result: Result) -> dict[str, Any]:
     """One search, for the template."""
-    search = _experiment(result) | {"best": {}, "columns": [], "trials": [], "num_trials": 0}
+    found = {"best": {}, "front": {}, "sentences": [], "columns": [], "trials": [], "num_trials": 0}
+    search = _experiment(result) | found
+    paths = list(result.figures)
     if result.search is not None:
         trials = pd.read_csv(result.search / "trials.csv")
-        search["best"] = _flat(YAML(typ="safe").load(result.search / "best.yaml") or {})
+        best = YAML(typ="safe").load(result.search / "best.yaml") or {}
+        search["front"] = _front(best.pop("front", []))
+        search["best"] = _flat(best)
+        search["sentences"] = json.loads((result.search / "sentences.json").read_text(encoding="utf-8"))
         search["columns"] = list(trials.columns)
         search["trials"] = [[_plain(value) for value in row] for row in trials.head(MAX_TRIALS).to_numpy(dtype=object)]
         search["num_trials"] = len(trials)
-        search["pictures"] = _pictures([*result.figures, *sorted(result.search.glob("*.png"))])
+        paths += sorted(result.search.glob("*.png"))
+    wide = {path.stem for path in paths if _width(path) > _WIDE_PIXELS}
+    search["pictures"] = [
+        picture | {"says": _OF_SEARCH.get(picture["kind"], ""), "wide": picture["kind"] in wide}
+        for picture in _pictures(paths)
+    ]
     return search
+
+
+def _width(path: Path) -> int:
+    with Image.open(path) as image:
+        return image.width
+
+
+def _front(front: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The Pareto front of a search, for the template; empty for a search with one objective."""
+    rows = [{"trial": entry["trial"]} | entry["values"] | _flat(entry["overrides"]) for entry in front]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return {"columns": columns, "rows": [[_plain(row.get(column, "")) for column in columns] for row in rows]}
 
 
 def _finding(result: Result) -> dict[str, Any]:
@@ -344,7 +381,7 @@ def _comparison(config: ComparisonConfig, results: Sequence[Result]) -> dict[str
             name=name,
             dataset=by_name[name].dataset,
             summary=comparison.summary_of(config, name, by_name[name].metrics),
-            curves=_frame(by_name[name].curves),
+            curves=_frame(by_name[name]),
         )
         for name in config.of
     ]
@@ -366,13 +403,17 @@ def _comparison(config: ComparisonConfig, results: Sequence[Result]) -> dict[str
     return {"config": config, "rows": rows, "target": target, "sentences": found.sentences, "plot": plot}
 
 
-def _frame(curves: Path | None) -> pd.DataFrame:
-    return pd.read_csv(curves) if curves is not None else pd.DataFrame()
+def _frame(result: Result) -> pd.DataFrame:
+    """Curves of the seeds of a result, which may be some of those that the file has."""
+    if result.curves is None:
+        return pd.DataFrame()
+    frame = pd.read_csv(result.curves)
+    return frame[frame["seed"].isin(result.seeds)]
 
 
 def _curves(result: Result) -> dict[str, Any] | None:
     """Learning curves of one experiment, for the template; None when it has none."""
-    frame = _frame(result.curves)
+    frame = _frame(result)
     names = [name for name in frame.columns if name not in ("step", "seed") and frame[name].notna().any()]
     if not names:
         return None

@@ -1,4 +1,4 @@
-"""Leaderboard and evaluations as Markdown tables, with what each model cost: for pages that are not the report.
+"""Leaderboard, evaluations, compared samplers as Markdown tables, with what each model cost: for other pages.
 
 The report's bytes are in dvc.lock, so no time and no size of memory may stand in it; they stand here.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mlml import report_evaluations
+from mlml import report_evaluations, results_regret
 from mlml.config import is_share
 from mlml.report import SCORE, Result, leaderboard
 from mlml.statistics import Difference, by_seed, difference
@@ -38,7 +38,7 @@ def markdown(
     costs: Mapping[str, Mapping[int, Cost]],
     sampling: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
 ) -> str:
-    """Return one table for each data set of encoders by probes, and one for each kind of evaluation of generators.
+    """Return tables: of each data set, encoders by probes; of each kind of evaluation, generators; of samplers, one.
 
     Wall seconds and peak memory stand beside the accuracies, seconds of training and sampling beside the measures, and
     the floor below them: what as many images of the train split have.
@@ -53,10 +53,12 @@ def markdown(
         sampling: seconds that samples took, by the name of the evaluation and seed.
 
     Raises:
-        ValueError: as `mlml.report.leaderboard`; or there is neither a probe nor an evaluation.
+        ValueError: as `mlml.report.leaderboard`; or there is no probe, no evaluation and no comparison.
     """
     evaluations = [result for result in results if result.family == "evaluation"]
     tables = [_evaluated(group, costs, sampling) for group in report_evaluations.groups(evaluations)]
+    if regrets := [result for result in results if result.method == results_regret.METHOD]:
+        tables.append(results_regret.markdown(regrets))
     if any(result.family == "probe" for result in results) or not tables:
         frame = leaderboard(results)
         boards = [_table(str(name), board, results, costs) for name, board in frame.groupby("dataset")]

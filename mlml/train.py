@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -45,6 +44,7 @@ from mlml.points import Points
 from mlml.progress import Progress
 from mlml.seeds import Derived, derive, seed_everything, seed_torch
 from mlml.snapshots import Snapshots
+from mlml.train_state import Pause, State
 
 logger = logging.getLogger(__name__)
 
@@ -60,24 +60,6 @@ class Fitted(NamedTuple):
     metrics: dict[str, float]  # of the weights that were kept, on the validation split
     seconds: float  # of all processes that trained it one after another
     peak_bytes: int  # the most memory that one of them held: `mlml.peak_memory`
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds besides tensors of the method and of the optimizers."""
-
-    step: int = 0
-    stopped: bool = False
-    best: float = math.inf
-    bad_evaluations: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    last_finite: dict[str, float] = field(default_factory=dict)
-    columns: list[str] = field(default_factory=list)  # of the window
-    offset: int = 0  # of the points file
-    plateau: tuple[float, ...] = tuple(schedules.Plateau())  # what the learning rate learnt from evaluations
-    seconds: float = 0.0  # until now, of all processes that took part one after another
-    peak_bytes: int = 0  # the same of their memory
 
 
 def total_steps(config: TrainConfig, num_batches: int, num_phases: int) -> int:
@@ -111,7 +93,8 @@ def fit(
         config: the loop's numbers.
         seed: of the data order, the augmentation and dropout; the caller seeds the initial weights.
         folder: where checkpoints and metric points lie.
-        on_evaluation: called with (step, metrics) after each evaluation; what it raises ends the run.
+        on_evaluation: called with (step, metrics) after each evaluation; what it raises ends the run, a `Pause` with a
+            checkpoint.
 
     Raises:
         NonFiniteLossError: the loss or the weights stopped being finite.
@@ -179,7 +162,7 @@ class _Loop:
             # a resumed run would add the gradients of more than two ranks up in another order.
             self.ddp = DistributedDataParallel(method, find_unused_parameters=True)
         self.model = precision.compiled(self.ddp or method, config.compile, self.device, self.steps)
-        self.state = _State()
+        self.state = State()
         self.window: list[list[Tensor]] = []  # for each step since the last log, its values
         measured = {} if config.shard else self.owned  # no rank has a layer whose parameters are cut
         self.measures = {phase: LayerMeasures(method, owned) for phase, owned in measured.items()}
@@ -230,12 +213,12 @@ class _Loop:
                     rates = {f"{phase}/learning_rate": o.param_groups[0]["lr"] for phase, o in self.optimizers.items()}
                     self._log({**values, **rates, "system/images_per_second": progress.images_per_second})
                     self._log_measures()
-                if state.step % config.evaluate_every == 0 or state.step == self.steps:
+                if evaluated := state.step % config.evaluate_every == 0 or state.step == self.steps:
                     self._evaluate()
-                    if on_evaluation is not None:
-                        on_evaluation(state.step, state.metrics)
                 if config.online_knn_every is not None and state.step % config.online_knn_every == 0:
                     self._log(online_knn.measure(self.ema or self.method, self.train, self.validation))
+                if evaluated and on_evaluation is not None:
+                    self._tell(on_evaluation)
                 due = self._due(last_saved)
                 if state.step % config.checkpoint_every == 0 or due or state.step == self.steps or state.stopped:
                     self._save()
@@ -249,6 +232,14 @@ class _Loop:
             if self.points is not None:
                 self.points.close()
         return Fitted(state.step, self._keep_final_weights(), state.seconds, state.peak_bytes)
+
+    def _tell(self, on_evaluation: Callable[[int, dict[str, float]], None]) -> None:
+        try:
+            on_evaluation(self.state.step, self.state.metrics)
+        except Pause:
+            if self.state.step < self.steps:
+                self._save()
+                raise
 
     def _count_cost(self) -> None:
         """Add what this process took since the last call."""

@@ -31,6 +31,7 @@ class Node:
         here: whether it must run in the coordinator's own workspace, since it reads what git and DVC do not have: raw
             files, or the records of runs; `meta.here`.
         outs: paths.
+        workers: processes that it works with side by side, each of which takes a slot: those of a search.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Node:
     takes: Slot
     here: bool
     outs: tuple[str, ...]
+    workers: int = 1
 
 
 class Graph:
@@ -135,6 +137,7 @@ class Graph:
                 takes=(stage.meta or {}).get("takes", "cpu"),
                 here=bool((stage.meta or {}).get("here", False)),
                 outs=tuple(out.def_path for out in stage.outs),
+                workers=_workers(stage),
             )
             for name, stage in self._stages.items()
         }
@@ -159,3 +162,16 @@ class Graph:
 
             known = sorted({*self.nodes, *(name.partition("@")[2] or name for name in self.nodes)})
             raise TargetError(f"{target!r} names no stage{suggest(target, known)}") from None
+
+
+def _workers(stage: Any) -> int:
+    """What the entry of a stage declares as `workers`; 1 where it declares nothing, or nothing that can be used."""
+    from dvc.dependency.param import ParamsDependency
+
+    group, _, name = stage.addressing.partition("@")
+    for dependency in stage.deps:
+        if isinstance(dependency, ParamsDependency) and f"{group}.{name}" in dependency.params:
+            entry = dependency.read_params().get(f"{group}.{name}")
+            declared = entry.get("workers", 1) if isinstance(entry, dict) else 1
+            return declared if isinstance(declared, int) and declared > 0 else 1
+    return 1

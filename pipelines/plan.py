@@ -118,7 +118,10 @@ def _scheduled(graph: Graph, takes: Mapping[str, float], before: Mapping[str, se
     waiting, ends, ended, now = list(takes), dict[str, float](), set[str](), 0.0
     while waiting or ends:
         for name in list(waiting):
-            if before[name] <= ended and slots.take(name, graph.nodes[name].takes) is not None:
+            if (
+                before[name] <= ended
+                and slots.take(name, graph.nodes[name].takes, graph.nodes[name].workers) is not None
+            ):
                 waiting.remove(name)
                 ends[name] = now + takes[name]
         first = min(ends, key=lambda name: ends[name])

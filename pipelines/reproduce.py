@@ -176,7 +176,7 @@ class Reproduction:
 
     def _start(self, name: str, pool: ThreadPoolExecutor, steps: Steps, environment: Mapping[str, str]) -> None:
         """Start a stage, if a slot is free."""
-        slot = self.slots.take(name, self.graph.nodes[name].takes)
+        slot = self.slots.take(name, self.graph.nodes[name].takes, self.graph.nodes[name].workers)
         if slot is None:
             return
         stage = self.result.stages[name]

@@ -21,27 +21,30 @@ class Slots:
     def __init__(self, jobs: int, gpus: tuple[str, ...] = ()) -> None:
         self.jobs = jobs
         self._gpus = list(gpus)
-        self._has_gpus = bool(gpus)
-        self._taken: dict[str, str | None] = {}  # stage -> its GPU, or None
+        self._num_gpus = len(gpus)
+        self._taken: dict[str, tuple[int, list[str]]] = {}  # stage -> its slots, and which of them are GPUs
 
-    def take(self, stage: str, kind: Slot) -> Mapping[str, str] | None:
-        """Occupy a slot for a stage; return the environment that goes with it, or None when none is free."""
-        if len(self._taken) >= self.jobs:
+    def take(self, stage: str, kind: Slot, count: int = 1) -> Mapping[str, str] | None:
+        """Occupy slots for a stage; return the environment that goes with them, or None when too few are free.
+
+        A stage of more workers than the machine has slots takes them all.
+        """
+        wanted = min(count, self.jobs)
+        if sum(slots for slots, _ in self._taken.values()) + wanted > self.jobs:
             return None
-        if kind != "gpu" or not self._has_gpus:
-            self._taken[stage] = None
-            return {"CUDA_VISIBLE_DEVICES": ""} if self._has_gpus else {}
-        if not self._gpus:
+        if kind != "gpu" or not self._num_gpus:
+            self._taken[stage] = wanted, []
+            return {"CUDA_VISIBLE_DEVICES": ""} if self._num_gpus else {}
+        num_gpus = min(count, self._num_gpus)
+        if len(self._gpus) < num_gpus:
             return None
-        gpu = self._gpus.pop(0)
-        self._taken[stage] = gpu
-        return {"CUDA_VISIBLE_DEVICES": gpu}
+        own, self._gpus = self._gpus[:num_gpus], self._gpus[num_gpus:]
+        self._taken[stage] = wanted, own
+        return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
 
     def release(self, stage: str) -> None:
         """Free what a stage occupied."""
-        gpu = self._taken.pop(stage)
-        if gpu is not None:
-            self._gpus.append(gpu)
+        self._gpus += self._taken.pop(stage)[1]
 
 
 def gpus() -> tuple[str, ...]:

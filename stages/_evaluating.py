@@ -6,13 +6,18 @@ reports/figures/<name>/seed_<s>_*.png        pictures
 
 import logging
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from mlml import alarms, catalogue, model_folder
 from mlml.data.dataset import PreparedData
+from mlml.declaration import Declaration, Experiment
 from mlml.evaluations._subject import Extractor, Real
 from mlml.evaluations._texts import Captioned, Tagger
+from mlml.method import Method
 from stages._run import Stage
 from stages._training import FIGURES, MODELS, device_name, fresh_folder, log_data, start_device, write_metrics
 from stages.prepare import PREPARED
@@ -30,19 +35,10 @@ def evaluate(stage: Stage) -> None:
     data = PreparedData(PREPARED / experiment.dataset)
     stage.tag(device=device_name(device), generator=config.generator, extractor=config.extractor)
     log_data(stage, data)
-    method_class = catalogue.method_class(catalogue.SECTIONS["evaluation"], experiment.method)
-    method = method_class(method_class.Config.model_validate(config.model_dump()))
-    folder = MODELS / config.extractor / f"seed_{stage.declaration.experiments[config.extractor].seeds[0]}"
-    extractor = config.extractor, model_folder.load(folder, device), model_folder.weights_digest(folder)
-    if getattr(method_class, "extractor_targets", "labels") == "captions":
-        real: Real | Captioned = Captioned(data, Tagger(*extractor), device)
-    else:
-        real = Real(data, Extractor(*extractor), config.num_samples, device)
+    look = evaluator(stage.declaration, experiment, device)
 
     def measure(seed: int, pictures: Path) -> dict[str, float]:
-        generator = model_folder.load(MODELS / config.generator / f"seed_{seed}", device)
-        found: dict[str, float] = method.evaluate(generator, real, seed, pictures)
-        return found
+        return look(model_folder.load(MODELS / config.generator / f"seed_{seed}", device), seed, pictures)
 
     results: dict[int, dict[str, float]] = {}
     figures = fresh_folder(FIGURES / stage.name)
@@ -61,3 +57,25 @@ def evaluate(stage: Stage) -> None:
             shutil.move(picture, figures / f"seed_{seed}_{picture.name}")
     stage.run.log_artifact(figures)
     stage.steps.run("write outputs", partial(write_metrics, stage, results))
+
+
+def evaluator(
+    declared: Declaration, experiment: Experiment, device: torch.device
+) -> Callable[[Method, int, Path], dict[str, float]]:
+    """Return what evaluates a generator as a declared evaluation does: (generator, seed, folder of pictures)."""
+    config = experiment.config
+    data = PreparedData(PREPARED / experiment.dataset)
+    method_class = catalogue.method_class(catalogue.SECTIONS["evaluation"], experiment.method)
+    method = method_class(method_class.Config.model_validate(config.model_dump()))
+    folder = MODELS / config.extractor / f"seed_{declared.experiments[config.extractor].seeds[0]}"
+    extractor = config.extractor, model_folder.load(folder, device), model_folder.weights_digest(folder)
+    if getattr(method_class, "extractor_targets", "labels") == "captions":
+        real: Real | Captioned = Captioned(data, Tagger(*extractor), device)
+    else:
+        real = Real(data, Extractor(*extractor), config.num_samples, device)
+
+    def measure(generator: Method, seed: int, pictures: Path) -> dict[str, float]:
+        found: dict[str, float] = method.evaluate(generator.eval(), real, seed, pictures)
+        return found
+
+    return measure

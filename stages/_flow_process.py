@@ -6,11 +6,13 @@ an outage of the server nor the end of this process reaches the work.
 
     stage -> flow     ["flow", name, run name, URL of the API, parameters]
                       ["step", name], ["end", null or fault] for each step, and ["end", ...] for the whole
+                      ["beside", number, name] and ["ended", number, null or fault] of a step beside the others
                       ["log", logger, level, time, message]
     flow -> stage     the id of the flow run; nothing when there is none
 """
 
 import contextlib
+import contextvars
 import importlib
 import json
 import logging
@@ -23,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
@@ -69,6 +72,7 @@ class FlowProcess(Steps):
         os.close(replying)
         self._handler = _Forward(self._tell)
         self._waits = self._ended = False
+        self._telling, self._num_beside = threading.RLock(), 0
 
     def begin(self, name: str, run_name: str, api_url: str | None, parameters: Mapping[str, Any]) -> None:
         """Begin the flow run; `stages._steps.run_flow` says what these are."""
@@ -99,6 +103,14 @@ class FlowProcess(Steps):
         self._tell("end", None)
         return result
 
+    def beside(self, name: str) -> Callable[[list[Any] | None], None]:
+        """Begin a step that runs beside the others, in another process; returns what is to hear its fault, or None."""
+        with self._telling:
+            self._num_beside += 1
+            number = self._num_beside
+        self._tell("beside", number, name)
+        return lambda fault: self._tell("ended", number, fault)
+
     def __enter__(self) -> "FlowProcess":
         return self
 
@@ -123,7 +135,8 @@ class FlowProcess(Steps):
             logger.warning("Prefect: %s; the page of this run stays incomplete", fault)
 
     def _tell(self, *message: Any) -> None:
-        beside.tell(self._process, json.dumps(message).encode())
+        with self._telling:  # the workers of a search are heard in threads
+            beside.tell(self._process, json.dumps(message).encode())
 
 
 class _Forward(logging.Handler):
@@ -168,7 +181,11 @@ def follow(told: BinaryIO, replying: int) -> int:
         with contextlib.suppress(BrokenPipeError):  # the stage has died; it is marked all the same
             os.write(replying, (steps.flow_run_id or "").encode())
         os.close(replying)
-        _replay(heard, steps)
+        sides = _Sides(steps)
+        try:
+            _replay(heard, steps, sides)
+        finally:
+            sides.close()
 
     with contextlib.suppress(_Failed, _Interrupted):
         run_flow(name, run_name, api_url, body, parameters)
@@ -184,7 +201,44 @@ def _hear(told: BinaryIO, heard: Heard) -> None:
     os._exit(1)
 
 
-def _replay(heard: Heard, steps: Steps) -> None:
+class _Sides:
+    """The steps beside the others, each in a thread that waits for its end."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._ends: dict[int, queue.SimpleQueue[list[Any] | None]] = {}
+        self._threads: list[threading.Thread] = []
+
+    def begin(self, number: int, name: str) -> None:
+        self._ends[number] = queue.SimpleQueue()
+        # in the context of the flow run, by which Prefect knows whose step it is
+        run = partial(contextvars.copy_context().run, self._follow, name, self._ends[number])
+        self._threads.append(threading.Thread(target=run, daemon=True))
+        self._threads[-1].start()
+
+    def end(self, number: int, fault: list[Any] | None) -> None:
+        self._ends.pop(number).put(fault)
+
+    def close(self) -> None:
+        """End what has not ended, and wait for Prefect to take note."""
+        for number in list(self._ends):
+            self.end(number, ["Gone", "its process has ended", False])
+        for thread in self._threads:
+            thread.join(END_SECONDS)
+
+    def _follow(self, name: str, end: "queue.SimpleQueue[list[Any] | None]") -> None:
+        with contextlib.suppress(_Failed, _Interrupted):
+            self._steps.run(name, lambda: _raise(end.get()))
+
+
+def _raise(fault: list[Any] | None) -> None:
+    """Raise what stands for a fault of the stage."""
+    if fault is not None:
+        name, text, failed = fault
+        raise type(name, (_Failed if failed else _Interrupted,), {})(text)
+
+
+def _replay(heard: Heard, steps: Steps, sides: _Sides) -> None:
     """Do what the stage does until the end of this step.
 
     Raises:
@@ -194,14 +248,15 @@ def _replay(heard: Heard, steps: Steps) -> None:
         kind, *about = heard.get()
         if kind == "step":
             with contextlib.suppress(_Failed, _Interrupted):  # the stage may go on after it, and says what it does
-                steps.run(about[0], lambda: _replay(heard, steps))
+                steps.run(about[0], lambda: _replay(heard, steps, sides))
+        elif kind == "beside":
+            sides.begin(*about)
+        elif kind == "ended":
+            sides.end(*about)
         elif kind == "log" and steps.flow_run_id is not None:
             _send(*about)
-        elif kind == "end" and about[0] is None:
-            return
         elif kind == "end":
-            name, text, failed = about[0]
-            raise type(name, (_Failed if failed else _Interrupted,), {})(text)
+            return _raise(about[0])
         elif [kind] == GONE:
             heard.put(GONE)  # for the step that this one is in
             raise _Interrupted("the process of the stage has ended")

@@ -5,6 +5,7 @@ reports/figures/<name>/seed_<s>_*.png        pictures, of the probes that draw s
 """
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from mlml import catalogue, model_folder
 from mlml.data.dataset import PreparedData
 from mlml.data.parts import Reduced, nested
+from mlml.declaration import Experiment
 from mlml.method import Method
 from mlml.probes._features import extract
 from stages._run import Stage
@@ -39,12 +41,10 @@ def probe(stage: Stage) -> None:
     data = PreparedData(PREPARED / experiment.dataset)
     stage.tag(device=device_name(device), encoder=experiment.config.encoder)
     log_data(stage, data)
-    probe_class = catalogue.method_class(catalogue.SECTIONS["probe"], experiment.method)
-    method = probe_class(probe_class.Config.model_validate(experiment.config.model_dump()))
+    look = prober(experiment, device)
 
     def evaluate(seed: int, folder: Path) -> dict[str, float]:
-        encoder = model_folder.load(MODELS / experiment.config.encoder / f"seed_{seed}", device)
-        return measure(method, encoder, data, seed, folder, device)
+        return look(model_folder.load(MODELS / experiment.config.encoder / f"seed_{seed}", device), seed, folder)
 
     results: dict[int, dict[str, float]] = {}
     figures = fresh_folder(FIGURES / stage.name)
@@ -59,6 +59,14 @@ def probe(stage: Stage) -> None:
     if any(figures.iterdir()):
         stage.run.log_artifact(figures)
     stage.steps.run("write outputs", partial(write_metrics, stage, results))
+
+
+def prober(experiment: Experiment, device: torch.device) -> Callable[[Method, int, Path], dict[str, float]]:
+    """Return what evaluates an encoder as a declared probe does: (encoder, seed, folder of checkpoints)."""
+    data = PreparedData(PREPARED / experiment.dataset)
+    probe_class = catalogue.method_class(catalogue.SECTIONS["probe"], experiment.method)
+    probe = probe_class(probe_class.Config.model_validate(experiment.config.model_dump()))
+    return lambda encoder, seed, folder: measure(probe, encoder.eval(), data, seed, folder, device)
 
 
 def measure(

@@ -110,7 +110,7 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
             lineage = _lineage.of(address)
             folder = _lineage.run_folder(root, lineage)
             with only_one(folder):
-                tags = _tags(address, name, lineage)
+                tags = tags_of(address, name, lineage)
                 run = Run.open(folder, address, EXPERIMENT, tags, lineage.parameters)
                 if tags["git.dirty"] == "true":
                     run.log_artifact(_diff.write_patch(Path.cwd(), folder))
@@ -142,7 +142,7 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _tags(address: str, name: str, lineage: _lineage.Lineage) -> dict[str, str]:
+def tags_of(address: str, name: str, lineage: _lineage.Lineage) -> dict[str, str]:
     """Lineage as MLflow tags."""
     commit, dirty = _lineage.git_state(Path.cwd())
     return {

@@ -1,7 +1,7 @@
-"""The work of a search stage: every trial is a training of the searched experiment with other numbers.
+"""The work of a search stage: trials, here and in the workers beside it, and what they found.
 
-reports/search/<name>/           best.yaml, trials.csv
-reports/figures/<name>/          history and importance
+reports/search/<name>/           best.yaml, trials.csv, sentences.json
+reports/figures/<name>/          the pictures of mlml/search/_outputs.py
 reports/metrics/<name>.json      the best value, and how many trials were completed, pruned and failed
 """
 
@@ -9,54 +9,44 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from optuna import TrialPruned
 
-from mlml import catalogue, declaration
-from mlml.config import SearchConfig, overridden
-from mlml.data.dataset import PreparedData
-from mlml.declaration import Experiment
 from mlml.search._outputs import write_outputs
 from mlml.search._storage import begin, close
-from mlml.search._study import Report, SearchError, best, run_study
+from mlml.search._study import Objective, Record, Report, begin_study, best, run_study
 from mlml.tracking.run import Run
 from stages._run import Stage
-from stages._training import (
-    FIGURES,
-    clear_checkpoints,
-    fresh_folder,
-    kept_base,
-    start_target,
-    train,
-    write_metrics,
-)
+from stages._search_workers import Workers
+from stages._training import FIGURES, clear_checkpoints, fresh_folder, start_target, write_metrics
+from stages._trials import Trials, ending, folder_name
 
 SEARCHES = Path("reports/search")
 
 
 def search(stage: Stage) -> None:
     """Run the trials that are not finished yet, and write what was found."""
-    experiment, target, data, device = start_target(stage)
-    method_class = catalogue.method_class(catalogue.SECTIONS["search"], experiment.method)
-    config: SearchConfig = method_class.Config.model_validate(experiment.config.model_dump())
-    study = stage.folder / "study"
-    runs: dict[int, Run] = {}
+    experiment, _, _, device = start_target(stage)
+    runs: dict[str, Run] = {}
 
-    def objective(overrides: dict[str, Any], number: int, _: Path, report: Report) -> float:
-        runs[number] = trial_run(stage, number, overrides)
-        return run_trial(runs[number], experiment, target, data, device, overrides, report)
+    def open_run(label: str, values: dict[str, Any], tags: dict[str, str]) -> Run:
+        runs[label] = stage.nested_run(label, values, **tags)
+        return runs[label]
 
+    trials = Trials(stage.declaration, stage.name, device, open_run)
+    config, study = trials.config, stage.folder / "study"
     seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
+    sampler = trials.sampler_class(config).sampler
     begin(study, name, stage.run.record.id)
-    trials = partial(run_study, config, method_class(config).sampler, study, objective, seed, name)
-    records = stage.steps.run("run trials", trials)
+    begin_study(config, sampler, study, seed, name)
+    with Workers(stage, config.workers - 1):
+        records = run_study(config, sampler, study, as_step(stage, trials), seed, name)
     for record in records:
-        # one that a process finished and was killed before it could end its run is not open here
-        run = runs.get(record.number) or trial_run(stage, record.number, record.parameters)
-        run.add_tags({"mlml.trial.state": record.state, "mlml.trial.failure": record.failure or ""})
+        _close(stage, record, runs)
 
     def write() -> None:
         folder, figures = fresh_folder(SEARCHES / stage.name), fresh_folder(FIGURES / stage.name)
-        write_outputs(config, records, folder)
+        for sentence in write_outputs(config, records, folder):
+            print(sentence)
         for picture in folder.glob("*.png"):
             picture.rename(figures / picture.name)
         found = best(records, config.direction).value
@@ -72,43 +62,33 @@ def search(stage: Stage) -> None:
     stage.at_end.append(partial(close, study, name, stage.run.record.id))
 
 
-def trial_run(stage: Stage, number: int, overrides: dict[str, Any]) -> Run:
-    """Open the nested run of a trial."""
-    run = stage.nested_run(f"trial_{number:04d}", overrides, **{"mlml.trial": str(number)})
+def as_step(stage: Stage, objective: Objective) -> Objective:
+    """Make each trial a step of the stage; one that is pruned is no failure of its step."""
+
+    def trial(values: dict[str, Any], number: int, folder: Path, report: Report, /) -> Any:
+        pruned: list[TrialPruned] = []
+
+        def run() -> Any:
+            try:
+                return objective(values, number, folder, report)
+            except TrialPruned as end:
+                pruned.append(end)
+
+        found = stage.steps.run(f"trial {number}", run)
+        if pruned:
+            raise pruned[0]
+        return found
+
+    return trial
+
+
+def _close(stage: Stage, record: Record, runs: dict[str, Run]) -> None:
+    """Say on a trial's run how it ended; one that ran on another machine was closed there."""
+    label = folder_name(record.number)
+    if not (stage.folder / label).exists():
+        return
+    run = runs.get(label)
+    if run is None:  # of a worker, or of a process that was killed before it could end its run
+        run = stage.nested_run(label, record.parameters, **{"mlml.trial": str(record.number)})
+    run.add_tags(ending(record.state, record.failure))
     stage.at_end.append(partial(clear_checkpoints, run.folder))
-    return run
-
-
-def run_trial(
-    run: Run,
-    search: Experiment,
-    target: Experiment,
-    data: PreparedData,
-    device: torch.device,
-    overrides: dict[str, Any],
-    report: Report,
-) -> float:
-    """Train the target with other numbers; returns the metric's mean over the search's seeds.
-
-    Raises:
-        TrialPruned: by `report`, at an evaluation of the first seed.
-        SearchError: the experiment does not measure the metric.
-    """
-    metric: str = search.config.metric
-    experiment = declaration.resolve(target.family, target.name, overridden(target.raw, overrides))
-
-    def measure(metrics: dict[str, float]) -> float:
-        if metric not in metrics:
-            has = ", ".join(metrics)
-            raise SearchError(f"search.{search.name}.metric: {target.name!r} has no {metric!r}; it has {has}")
-        return metrics[metric]
-
-    values: list[float] = []
-    for seed in search.seeds:
-        first = seed == search.seeds[0]
-        watch = (lambda step, metrics: report(step, measure(metrics))) if first else None
-        folder = run.folder if first else run.folder / f"seed_{seed}"
-        values.append(measure(train(experiment, data, seed, folder, device, watch, kept_base(target, seed))[1]))
-    value = sum(values) / len(values)
-    run.log("objective", value)
-    return value

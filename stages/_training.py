@@ -11,12 +11,13 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from mlml import catalogue, checkpoint, distributed, model_folder, points, ranks
+from mlml import catalogue, checkpoint, declaration, distributed, model_folder, points, ranks
 from mlml.config import TrainConfig
 from mlml.data.batches import split_batches
 from mlml.data.dataset import DataError, PreparedData
@@ -73,11 +74,13 @@ def train_experiment(stage: Stage, assess: Assess, look_back: LookBack | None = 
     stage.run.log_artifact(MODELS / stage.name)
 
 
-def load_base(declaration: Declaration, experiment: Experiment, seed: int) -> Method | None:
+def load_base(declared: Declaration, experiment: Experiment, seed: int) -> Method | None:
     """The trained model that a seed of a composed experiment stands on; None of any other experiment."""
+    if experiment.searched is not None:  # its stage waits for the experiment that was searched, not for that one's base
+        return kept_base(declared.experiments[experiment.searched.experiment], seed)
     if experiment.family != "composed":
         return None
-    base = declaration.experiments[experiment.config.base]
+    base = declared.experiments[experiment.config.base]
     method = catalogue.method_class(catalogue.SECTIONS["composed"], experiment.method)
     return model_folder.load(MODELS / base.name / f"seed_{base.seeds[0] if method.base_seed == 'first' else seed}")
 
@@ -90,12 +93,22 @@ def kept_base(target: Experiment, seed: int) -> Method | None:
 def start_target(stage: Stage) -> tuple[Experiment, Experiment, PreparedData, torch.device]:
     """Begin a stage about another experiment: the entry, what it names, that one's data, and the device."""
     experiment = stage.declaration.experiments[stage.name]
-    target = stage.declaration.experiments[experiment.config.experiment]
+    target = as_trained(stage.declaration.experiments[experiment.config.experiment])
     device = start_device(stage)
     data = PreparedData(PREPARED / target.dataset)
     stage.tag(device=device_name(device), target=target.name)
     log_data(stage, data)
     return experiment, target, data, device
+
+
+def as_trained(experiment: Experiment) -> Experiment:
+    """An experiment with the numbers that its models have: what a search found is in no entry."""
+    if experiment.searched is None:
+        return experiment
+    numbers = model_folder.read(MODELS / experiment.name / f"seed_{experiment.seeds[0]}").description["config"]
+    common = {"method": experiment.method, "dataset": experiment.dataset, "seeds": list(experiment.seeds)}
+    found = declaration.resolve(experiment.family, experiment.name, {**common, **numbers})
+    return replace(found, searched=experiment.searched)
 
 
 def start_device(stage: Stage) -> torch.device:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlml.declaration import Declaration, Experiment
 from mlml.report import Result, RunLink, write_report
+from mlml.searched import with_found
 from stages import _lineage, _links
 from stages._run import Stage, run_stage, versions
 
@@ -41,7 +42,7 @@ def lineages_of(declaration: Declaration) -> dict[str, _lineage.Lineage]:
 
 def address(experiment: Experiment) -> str:
     """Return the name of an experiment's stage."""
-    return f"{experiment.family}@{experiment.name}"
+    return f"{experiment.section}@{experiment.name}"
 
 
 def collect(
@@ -53,7 +54,8 @@ def collect(
         FileNotFoundError: an experiment has no metrics yet.
     """
     results = []
-    for experiment in declaration.experiments.values():
+    for declared in declaration.experiments.values():
+        experiment = with_found(declared, REPORTS / "search")
         lineage = lineages[address(experiment)]
         curves = REPORTS / "curves" / f"{experiment.name}.csv"
         search = REPORTS / "search" / experiment.name
@@ -77,6 +79,7 @@ def collect(
             sentences=json.loads(sentences.read_text()) if f"{sentences.parent}" in lineage.outputs else (),
             run=runs[lineage.stage],
             diagnostics=diagnostics if f"{diagnostics}" in lineage.outputs else None,
+            searched=experiment.searched,
         )
         results.append(result)
     return results

@@ -114,6 +114,24 @@ FAULTS = [
         "search.classifier_rate.dataset: must be 'digits', that of 'classifier'",
     ),
     ("search.classifier_rate.trials", 0, "search.classifier_rate.trials: must be greater than 0; got 0"),
+    ("search.classifier_rate.objective", KeyError, "search.classifier_rate.objective: required, but not given"),
+    (
+        "search.classifier_rate.objective",
+        "simclr_linear",
+        "search.classifier_rate.objective: 'simclr_linear' does not measure what a trial of 'classifier' trains",
+    ),
+    (
+        "search.classifier_rate.metric",
+        "validation/acuracy",
+        "search.classifier_rate.metric: 'classifier' will not have 'validation/acuracy'; did you mean",
+    ),
+    (
+        "search.classifier_rate.further_objectives",
+        {"validation/acuracy": "maximize"},
+        "search.classifier_rate: a trial that is ahead in one of several objectives is not to be pruned; set pruner to",
+    ),
+    ("search.classifier_rate.workers", 0, "search.classifier_rate.workers: must be greater than 0; got 0"),
+    ("search.classifier_rate.seconds", -1, "search.classifier_rate.seconds: must be greater than 0; got -1"),
     ("supervised.simclr", {"method": "classifier"}, "supervised.simclr.dataset: required, but not given"),
     ("supervised", 3, "supervised: must be a mapping of names to entries; got 3"),
     ("supervised", KeyError, "supervised: required, but not given"),
@@ -414,7 +432,11 @@ def test_a_composed_experiment_is_one_as_any_other(content):
     }
     content["study"] = {"s": {"method": "loss_landscape", "experiment": "c", "dataset": "digits"}}
     search = content["search"]["classifier_rate"]
-    search |= {"experiment": "c", "space": {"denoiser.width": {"type": "int", "low": 8, "high": 24, "step": 8}}}
+    search |= {
+        "experiment": "c",
+        "objective": "c",
+        "space": {"denoiser.width": {"type": "int", "low": 8, "high": 24, "step": 8}},
+    }
     comparison = {"title": "t", "metric": "test/loss", "of": ["c", "vae"]}
     content["report"] = {"comparisons": [comparison]}
     assert {"c", "composed", "composed@c"} <= set(declaration.check(content).targets())
@@ -602,6 +624,63 @@ def test_a_conditional_dimension_is_checked_where_it_applies(content):
     [fault] = found(content)
     assert fault.startswith("search.classifier_rate.space.train.optimizer.momentum: 0.5 does not fit: ")
     assert "unknown key" in fault
+
+
+def test_a_search_may_be_judged_by_a_probe(content):
+    search = content["search"]["classifier_rate"]
+    search |= {"experiment": "simclr", "objective": "simclr_knn", "metric": "validation/accuracy"}
+    search["space"] = {"temperature": {"type": "float", "low": 0.05, "high": 1.0, "log": True}}
+    declaration.check(content)
+    search["pruner"] = "median"
+    assert found(content) == [
+        "search.classifier_rate.pruner: must be 'none', for 'simclr_knn' measures a trial at its end alone; "
+        "got 'median'"
+    ]
+    search |= {"pruner": "none", "metric": "validation/loss"}
+    [fault] = found(content)
+    assert fault.startswith("search.classifier_rate.metric: 'simclr_knn' will not have 'validation/loss'")
+    search |= {"metric": "validation/accuracy", "further_objectives": {"cost/parameters": "minimize"}}
+    declaration.check(content)
+    search["further_objectives"] = {"validation/acuracy": "maximize"}
+    [fault] = found(content)
+    assert fault.startswith(
+        "search.classifier_rate.further_objectives: 'simclr_knn' will not have 'validation/acuracy'; did"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"method": "cmaes", "pruner": "none", "further_objectives": {"cost/parameters": "minimize"}},
+            "search.classifier_rate: cmaes takes a single objective; use random, quasi_random, tpe or gp with 'log_ei'",
+        ),
+        (
+            {
+                "method": "gp",
+                "acquisition": "ei",
+                "pruner": "none",
+                "further_objectives": {"cost/parameters": "minimize"},
+            },
+            "search.classifier_rate: acquisition 'ei' takes a single objective; use random, quasi_random, tpe or gp",
+        ),
+        (
+            {"method": "grid", "points": {"train.optimizer.learning_rate": 3}, "pruner": "asha", "pruner_min_steps": 5},
+            "search.classifier_rate: pruner: 'asha' begins as many trials as it sees fit, grid each once; take another",
+        ),
+        ({"pruner": "asha"}, "search.classifier_rate: the pruner 'asha' needs pruner_min_steps"),
+        (
+            {"pruner": "none", "further_objectives": {"validation/loss": "minimize"}},
+            "search.classifier_rate: further_objectives: 'validation/loss' is the metric itself",
+        ),
+    ],
+)
+def test_a_search_that_its_sampler_cannot_do_is_refused(content, values, sentence):
+    search = content["search"]["classifier_rate"]
+    for key in ("trials", "startup_trials") if values.get("method") in ("grid", "cmaes") else ():
+        search.pop(key, None)
+    search |= values
+    assert [fault[: len(sentence)] for fault in found(content)] == [sentence]
 
 
 def test_a_search_outside_of_the_field_s_bounds_is_refused(content):

@@ -91,6 +91,7 @@ def search(folder, generator):
     (at / "best.yaml").write_text(
         "number: 3\nvalue: 0.361\nparams:\n  temperature: 0.23\n  train.optimizer.name: lars\n"
     )
+    (at / "sentences.json").write_text('["It has converged."]')
     values = 0.36 + 0.4 * generator.random(12)
     trials = {"number": range(12), "state": "COMPLETE", "value": values, "temperature": generator.random(12)}
     pd.DataFrame(trials).to_csv(at / "trials.csv", index=False)

@@ -3,7 +3,7 @@
 from mlml.config.comparison import ComparisonConfig, is_share
 from mlml.config.composed import ComposedConfig
 from mlml.config.data import AugmentConfig, AugmentForm, DataEntry, MultiCropConfig, ShiftFlipConfig
-from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability
+from mlml.config.declared import BelowOne, Declared, Fraction, LabelFraction, Probability, Seeds
 from mlml.config.diffusion import (
     AncestralSampler,
     DDIMSampler,
@@ -46,6 +46,7 @@ from mlml.config.optimizers import (
     SGDConfig,
 )
 from mlml.config.overrides import overridden
+from mlml.config.samplers import sampler_entries, shared_by
 from mlml.config.schedules import (
     ConstantSchedule,
     CosineSchedule,
@@ -58,7 +59,8 @@ from mlml.config.schedules import (
     ScheduleConfig,
     StepSchedule,
 )
-from mlml.config.search import NUM_PARAMETERS, Direction, SearchConfig
+from mlml.config.search import NUM_PARAMETERS, Direction, SearchConfig, of_validation, separate_paths
+from mlml.config.searched import SearchedEntry
 from mlml.config.sentences import DeclarationError, faults, parse, suggest
 from mlml.config.space import (
     CategoricalDimension,
@@ -151,6 +153,8 @@ __all__ = [
     "Schedule",
     "ScheduleConfig",
     "SearchConfig",
+    "SearchedEntry",
+    "Seeds",
     "ShiftFlipConfig",
     "StackConfig",
     "StepSchedule",
@@ -167,7 +171,11 @@ __all__ = [
     "conditions",
     "faults",
     "is_share",
+    "of_validation",
     "overridden",
     "parse",
+    "sampler_entries",
+    "separate_paths",
+    "shared_by",
     "suggest",
 ]

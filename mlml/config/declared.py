@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, model_validator
 
 C = TypeVar("C", bound="Declared")
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -11,6 +11,16 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 LabelFraction = Annotated[float, Field(gt=0, le=1)]
 """Share of the train split of which a probe may know the labels, of each class the same; drawn from the seed."""
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"must be different from each other; got {list(seeds)}")
+    return seeds
+
+
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), AfterValidator(_distinct)]
+"""The seeds that an experiment runs."""
 
 
 class Declared(BaseModel):

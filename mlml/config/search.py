@@ -74,36 +74,20 @@ class SearchConfig(Declared):
     @field_validator("metric")
     @classmethod
     def _of_validation(cls, metric: str) -> str:
-        if not metric.startswith("validation/"):
-            raise ValueError(f"must be a metric of the validation split, 'validation/...'; got {metric!r}")
-        return metric
+        return of_validation(metric)
 
     @field_validator("further_objectives")
     @classmethod
     def _of_validation_or_cost(cls, metrics: dict[str, Any]) -> dict[str, Any]:
         for metric in metrics:
             if metric != NUM_PARAMETERS:
-                cls._of_validation(metric)
+                of_validation(metric)
         return metrics
 
     @field_validator("space")
     @classmethod
     def _separate_paths(cls, space: dict[str, Any]) -> dict[str, Any]:
-        if not space:
-            raise ValueError("must name at least one value to search, by its dotted path")
-        for path in space:
-            if not all(path.split(".")):
-                raise ValueError(f"a dotted path has no empty part; got {path!r}")
-            inner = [other for other in space if other.startswith(f"{path}.")]
-            if inner:
-                raise ValueError(f"{path!r} holds {inner[0]!r}; search one of the two")
-        before: dict[str, Any] = {}
-        for path, dimension in space.items():
-            for parent, value in dimension.when.items():
-                _check_parent(path, parent, value, space, before)
-            before[path] = dimension
-            conditions(before, path)
-        return space
+        return separate_paths(space)
 
     @model_validator(mode="after")
     def _several_objectives(self) -> "SearchConfig":
@@ -115,6 +99,11 @@ class SearchConfig(Declared):
                 f"{self.pruner!r}"
             )
         return self
+
+    @classmethod
+    def one_objective(cls, what: str) -> str:
+        """The sentence of a sampler that takes a single objective."""
+        return f"{what} takes a single objective; use random, quasi_random, tpe or gp with 'log_ei' for several"
 
     @model_validator(mode="after")
     def _numbers_of_the_pruner(self) -> "SearchConfig":
@@ -141,6 +130,40 @@ class SearchConfig(Declared):
     def max_trials(self) -> int | None:
         """How many trials at most; None: as many as there is time for."""
         return DEFAULT_TRIALS if self.trials is None and self.seconds is None else self.trials
+
+
+def of_validation(metric: str) -> str:
+    """Return the name of a metric by which may be chosen.
+
+    Raises:
+        ValueError: it is not of the validation split.
+    """
+    if not metric.startswith("validation/"):
+        raise ValueError(f"must be a metric of the validation split, 'validation/...'; got {metric!r}")
+    return metric
+
+
+def separate_paths(space: dict[str, Any]) -> dict[str, Any]:
+    """Return a space of which each dimension can be set without another, in its order.
+
+    Raises:
+        ValueError: it is empty, a path is faulty or within another, or a condition is one that no draw can meet.
+    """
+    if not space:
+        raise ValueError("must name at least one value to search, by its dotted path")
+    for path in space:
+        if not all(path.split(".")):
+            raise ValueError(f"a dotted path has no empty part; got {path!r}")
+        inner = [other for other in space if other.startswith(f"{path}.")]
+        if inner:
+            raise ValueError(f"{path!r} holds {inner[0]!r}; search one of the two")
+    before: dict[str, Any] = {}
+    for path, dimension in space.items():
+        for parent, value in dimension.when.items():
+            _check_parent(path, parent, value, space, before)
+        before[path] = dimension
+        conditions(before, path)
+    return space
 
 
 def _check_parent(

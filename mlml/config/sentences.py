@@ -68,6 +68,8 @@ def faults(
         inner = detail.get("ctx", {}).get("error")
         if isinstance(inner, NetworkError):
             sentences += faults(inner.error, inner.schema, node, at)
+        elif isinstance(inner, DeclarationError):
+            sentences += [f"{at}.{fault}" for fault in inner.faults]
         elif detail["type"] == "extra_forbidden":
             known = _keys_at(schema, detail["loc"][:-1])
             extra = other_keys if len(detail["loc"]) == 1 else ()

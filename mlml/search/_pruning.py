@@ -1,4 +1,4 @@
-"""Whether a trial is to end at an evaluation, by Optuna's pruners and by rungs.
+"""Whether a trial is to end at an evaluation, by Optuna's pruners; rungs are in `mlml.search._rungs`.
 
 Optuna's successive halving notes at a trial which rungs it came to, and decides after that: killed between the two, a
 trial would forget that it was to end. So it is asked about a copy of the study, and its decision is written in one
@@ -8,11 +8,10 @@ line with what it noted.
 import copy
 
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 
 from mlml.config import SearchConfig
 from mlml.search._past import past_of, scratch
-from mlml.search._rungs import is_at_rung
 
 _DECISION = "pruning"
 """Attribute of a trial: the last decision about it, {step, prune, noted}."""
@@ -29,10 +28,8 @@ def should_prune(study: optuna.Study, number: int, config: SearchConfig, seed: i
     """
     trials = study.get_trials(deepcopy=False)[: number + 1]
     trial = trials[-1]
-    if config.pruner == "none" or trial.last_step is None:
+    if config.pruner in ("none", "asha") or trial.last_step is None:
         return False
-    if config.pruner == "asha":
-        return is_at_rung(trial, config)
     pruner = _pruner(config)
     compared = [*past_of(trials[:-1], number, config.workers), trial]
     if isinstance(pruner, MedianPruner):
@@ -53,8 +50,6 @@ def should_prune(study: optuna.Study, number: int, config: SearchConfig, seed: i
 
 
 def _pruner(config: SearchConfig) -> BasePruner:
-    if config.pruner == "none":
-        return NopPruner()
     if config.pruner == "median":
         return MedianPruner(config.pruner_startup_trials, config.pruner_warmup_steps)
     assert config.pruner_min_steps is not None  # SearchConfig sees to it

@@ -26,21 +26,23 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import optuna
 import psutil
+from optuna import TrialPruned
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mlml.config import SearchConfig
 from mlml.search._past import CONTINUES, RUNG, horizon, past_of, scratch
 from mlml.search._pruning import should_prune
-from mlml.search._rungs import next_rung, to_promote, without_continued
+from mlml.search._rungs import is_at_rung, to_promote, without_continued
 from mlml.search._space import suggest
 from mlml.search._storage import Lock, Store, has_study, open_store
 from mlml.seeds import derive
+from mlml.train_state import Pause
 
 logger = logging.getLogger(__name__)
 
 
 class Report(Protocol):
-    """Takes (step, value) of an evaluation; raises an optuna.TrialPruned when the trial is to end here.
+    """Takes (step, value) of an evaluation; raises a TrialPruned when the trial is to end here.
 
     Attributes:
         continues: number of the trial from whose checkpoint this one goes on; None: it begins.
@@ -76,8 +78,8 @@ MAX_ENDS = 10
 """A trial that ended so many processes, and came to no evaluation in between, has failed."""
 
 
-class Paused(optuna.TrialPruned):  # type: ignore[misc]
-    """Raised by `Report` where another trial may go on from: it is worth a checkpoint."""
+class Paused(TrialPruned, Pause):  # type: ignore[misc]
+    """Raised by `Report` where another trial may go on from."""
 
 
 class SearchError(RuntimeError):
@@ -107,6 +109,27 @@ class Record(NamedTuple):
 
 
 def run_study(
+    config: SearchConfig, sampler: MakeSampler, folder: Path, objective: Objective, seed: int, name: str = "search"
+) -> list[Record]:
+    """Run a search to its end, going on with what there is of it; arguments and result are those of `take_part`.
+
+    Raises:
+        SearchError: `folder` holds another search, or no trial was completed.
+    """
+    records = take_part(config, sampler, folder, objective, seed, name)
+    if not any(record.state == "complete" for record in records):
+        first = next((record.failure for record in records if record.failure), "it was pruned")
+        raise SearchError(f"{folder}: none of {len(records)} trials was completed; the first said: {first}")
+    return records
+
+
+def begin_study(config: SearchConfig, sampler: MakeSampler, folder: Path, seed: int, name: str = "search") -> None:
+    """Begin a search that others may join, and run no trial; arguments as of `take_part`."""
+    with without_optuna_info():
+        _Search.open(config, sampler, folder, seed, name, join=False)
+
+
+def take_part(
     config: SearchConfig,
     sampler: MakeSampler,
     folder: Path,
@@ -115,7 +138,7 @@ def run_study(
     name: str = "search",
     join: bool = False,
 ) -> list[Record]:
-    """Take part in a search until all of its trials have ended, going on with what there is of it.
+    """Run trials of a search until all have ended, here or elsewhere.
 
     The objective must be a function of its values, and go on from what it left in its folder if it finds something
     there. It must report an evaluation before it makes a checkpoint from which it would not report it again; reporting
@@ -134,17 +157,13 @@ def run_study(
         One record for each trial, by number.
 
     Raises:
-        SearchError: `folder` holds another search, or none to join, or no trial was completed.
+        SearchError: `folder` holds another search, or none to join.
     """
     with without_optuna_info():
         search = _Search.open(config, sampler, folder, seed, name, join)
         while not search.work(objective):
             time.sleep(POLL_SECONDS)
-        records = search.records()
-    if not any(record.state == "complete" for record in records):
-        first = next((record.failure for record in records if record.failure), "it was pruned")
-        raise SearchError(f"{folder}: none of {len(records)} trials was completed; the first said: {first}")
-    return records
+        return search.records()
 
 
 def best(records: Sequence[Record], direction: Literal["minimize", "maximize"]) -> Record:
@@ -173,7 +192,9 @@ class _Search:
     ) -> "_Search":
         """Open the study, or begin it."""
         if join and not has_study(folder, name):
-            raise SearchError(f"{folder}: no search is under way here; begin it by 'mlml repro'")
+            raise SearchError(
+                f"{folder}: no search is under way with this code, data and numbers; begin it by 'mlml repro'"
+            )
         (folder / "trials").mkdir(parents=True, exist_ok=True)
         # more trials, or time, of the same search go on with it, so these numbers may change
         numbers = config.model_dump(mode="json", exclude={"trials", "seconds"})
@@ -262,13 +283,14 @@ class _Search:
         """Return the trial that comes after `past`: its values, and what it goes on from."""
         attributes: dict[str, Any] = {"worker": _worker()}
         if self.config.pruner == "asha":
-            going_on = to_promote(past, self.config)
-            if going_on is not None:
+            promoted = to_promote(past, self.config)
+            if promoted is not None:
+                going_on, rung = promoted
                 return optuna.trial.create_trial(
                     state=TrialState.RUNNING,
                     params=going_on.params,
                     distributions=going_on.distributions,
-                    user_attrs={**attributes, CONTINUES: going_on.number, RUNG: next_rung(going_on, self.config)},
+                    user_attrs={**attributes, CONTINUES: going_on.number, RUNG: rung},
                     intermediate_values=going_on.intermediate_values,
                 )
             attributes[RUNG] = 0
@@ -298,12 +320,12 @@ class _Search:
         logger.info("trial %d: %s", number, ", ".join(f"{path}={value}" for path, value in overrides.items()))
         try:
             if self._prunes(number):  # killed between its last evaluation and the end that this evaluation called for
-                raise optuna.TrialPruned
+                raise TrialPruned
             found = objective(overrides, number, folder, self._reporter(trial))
             values = [float(value) for value in ([found] if isinstance(found, int | float) else found)]
             for metric, value in zip(self.config.directions, values, strict=True):
                 _check_finite(value, metric)
-        except optuna.TrialPruned:
+        except TrialPruned:
             self._note_time(number, began)
             self.study.tell(number, state=TrialState.PRUNED)
         except Exception as error:
@@ -363,6 +385,7 @@ class _Reporter:
         self._known = dict(found.intermediate_values)
         self.continues: int | None = found.user_attrs.get(CONTINUES)
         self.ended = len(found.user_attrs.get("ended", []))
+        self._rung: int | None = found.user_attrs.get(RUNG)
 
     def __call__(self, step: int, value: float, /) -> None:
         _check_finite(value, f"the evaluation at step {step}")
@@ -373,6 +396,7 @@ class _Reporter:
                     "trial %d: step %d gave %r before the kill and %r now; the first counts",
                     *(number, step, known[step], value),
                 )
+            self._stop_at_rung(step)
             return
         if known and step < max(known):
             raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
@@ -380,7 +404,12 @@ class _Reporter:
             return  # Optuna keeps none of several objectives, and nothing is pruned
         self._trial.report(value, step)
         known[step] = float(value)
+        self._stop_at_rung(step)
         if self._search._prunes(number):
+            raise TrialPruned
+
+    def _stop_at_rung(self, step: int) -> None:
+        if self._rung is not None and is_at_rung(self._rung, step, self._search.config):
             raise Paused
 
 

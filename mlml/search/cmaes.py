@@ -1,9 +1,9 @@
 """Search by CMA-ES."""
 
-from typing import Any
+from typing import Any, Self
 
 from optuna.samplers import BaseSampler, CmaEsSampler
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlml.config import SearchConfig
 
@@ -35,6 +35,12 @@ class CMAES:
                 if dimension.type == "categorical":
                     raise ValueError(f"{path!r} is categorical, which CMA-ES cannot search; use tpe, gp or random")
             return space
+
+        @model_validator(mode="after")
+        def _one_objective(self) -> Self:
+            if self.further_objectives:
+                raise ValueError(self.one_objective("cmaes"))
+            return self
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -1,9 +1,9 @@
 """Search by a Gaussian process."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from optuna.samplers import BaseSampler, GPSampler
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from mlml.config import SearchConfig
 
@@ -36,6 +36,12 @@ class GP:
         startup_trials: PositiveInt = 10
         acquisition: Literal["log_ei", "ei", "ucb", "log_pi", "pi"] = "log_ei"
         beta: float = Field(default=4.0, gt=0)
+
+        @model_validator(mode="after")
+        def _one_objective(self) -> Self:
+            if self.further_objectives and self.acquisition != "log_ei":
+                raise ValueError(self.one_objective(f"acquisition {self.acquisition!r}"))
+            return self
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mlml.config import SearchConfig, combinations
 from mlml.search._points import PointSampler
+from mlml.seeds import derive
 
 
 class Grid:
@@ -14,17 +15,22 @@ class Grid:
 
     Its number of trials is the product of the numbers of values. Where few dimensions matter, random search tries more
     values of those in as many trials (Bergstra & Bengio 2012, JMLR 13:281-305).
+
+    Shuffled, trial n is the n-th of an order that the seed decides, so that a budget too small for the whole grid is
+    spent all over it: two values of each of six dimensions are 64 combinations.
     """
 
     class Config(SearchConfig):
-        """The values of each dimension; `trials` is the number of combinations.
+        """The values of each dimension; `trials` is the number of combinations, or fewer of a shuffled grid.
 
         Attributes:
             points: by the path of a float or an int dimension, how many values of it, evenly spaced on its own scale
                 from end to end. Of an int dimension that is not named, all values, as of a categorical one.
+            shuffle: try the combinations in an order that the seed decides.
         """
 
         points: dict[str, Annotated[int, Field(ge=2)]] = Field(default_factory=dict)
+        shuffle: bool = False
 
         @field_validator("points")
         @classmethod
@@ -42,13 +48,19 @@ class Grid:
 
         @model_validator(mode="after")
         def _one_trial_for_each(self) -> Self:
+            if self.pruner == "asha":
+                raise ValueError("pruner: 'asha' begins as many trials as it sees fit, grid each once; take another")
             for path, dimension in self.space.items():
                 if dimension.type == "float" and path not in self.points:
                     raise ValueError(f"points: how many values of the float dimension {path!r}? name it there")
             size = len(self.combinations())
-            if "trials" in self.model_fields_set and self.trials != size:
-                raise ValueError(f"has {size} combinations, but trials={self.trials}; leave trials out")
-            object.__setattr__(self, "trials", size)
+            if self.trials is None or "trials" not in self.model_fields_set:
+                object.__setattr__(self, "trials", size)
+            elif self.trials > size or (self.trials < size and not self.shuffle):
+                way = "leave trials out" + (
+                    "" if self.trials > size else ", or set shuffle to true to try some of them"
+                )
+                raise ValueError(f"has {size} combinations, but trials={self.trials}; {way}")
             return self
 
         def combinations(self) -> list[dict[str, Any]]:
@@ -68,4 +80,10 @@ class Grid:
 
     def sampler(self, trial_seed: int, search_seed: int) -> BaseSampler:
         """Return the sampler of one trial."""
-        return PointSampler(self.config.space, lambda number: self.config.combinations()[number])
+        every = self.config.combinations()
+        if (
+            self.config.shuffle
+        ):  # by hashes: the order is that of no library's generator, whose next version has another
+            order = sorted(range(len(every)), key=lambda place: derive(search_seed, "grid", place))
+            every = [every[place] for place in order]
+        return PointSampler(self.config.space, lambda number: every[number])

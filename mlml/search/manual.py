@@ -44,6 +44,8 @@ class Manual:
 
         @model_validator(mode="after")
         def _one_trial_for_each(self) -> Self:
+            if self.pruner == "asha":
+                raise ValueError("pruner: 'asha' begins as many trials as it sees fit, manual each once; take another")
             if "trials" in self.model_fields_set and self.trials != len(self.values):
                 raise ValueError(f"has {len(self.values)} lists of values, but trials={self.trials}; leave trials out")
             object.__setattr__(self, "trials", len(self.values))

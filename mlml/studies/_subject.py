@@ -1,7 +1,8 @@
-"""What a study is given: a trained experiment, its data, and a way to train it anew on less."""
+"""What a study is given: a trained experiment, its data, and ways to train it anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ Train = Callable[[str, PreparedData, int, int], tuple[Method, dict[str, float]]]
 """Takes (label, data, seed, steps), trains the experiment in the label's own folder, or goes on from what lies there;
 returns the method and its validation metrics."""
 
+TrainOtherwise = Callable[[Mapping[str, Any], int, Path], dict[str, float]]
+"""Takes (overrides, seed, folder), trains the experiment with other values at some dotted paths of its entry in a
+folder, or goes on from what lies there; returns the validation metrics."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -25,6 +30,7 @@ class Subject:
         seeds: of the study.
         load: takes a seed, gives the method that the experiment trained with it, in eval mode.
         build: takes a seed, gives the method before its training.
+        folder: of the study while it runs; what it leaves there, one that was killed finds again.
     """
 
     name: str
@@ -36,6 +42,8 @@ class Subject:
     load: Callable[[int], Method]
     build: Callable[[int], Method]
     train: Train
+    train_otherwise: TrainOtherwise
+    folder: Path
 
     def split(self, name: str, seed: int, data: PreparedData | None = None) -> Batches:
         """Batches of a split, of the size that the experiment was trained with."""

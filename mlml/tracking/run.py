@@ -215,6 +215,10 @@ class Run:
             self.record.write(self.folder)
             self._lock.close()
 
+    def leave(self) -> None:
+        """Let another process take the run up and end it."""
+        self._lock.close()
+
     def __enter__(self) -> "Run":
         return self
 

@@ -1,4 +1,4 @@
-"""Print leaderboard and evaluations as Markdown tables with seconds and memory, or keep them in a page up to date."""
+"""Print leaderboard, evaluations and compared samplers as Markdown tables, or keep them in a page up to date."""
 
 import argparse
 import sys

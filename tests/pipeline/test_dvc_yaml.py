@@ -78,10 +78,11 @@ def methods(stage: str) -> set[Path]:
     return {file.relative_to(ROOT) for folder in folders for file in folder.glob("*.py") if file.stem[0] != "_"}
 
 
-def all_networks(stage: str) -> set[Path]:
-    """Every network, where a stage names their folder: not every entry of its has one of its own."""
-    named = stage != "check" and "mlml/models" in STAGES[stage].get("do", STAGES[stage])["deps"]
-    return {file for file in declared(stage)[1] if file.parent == Path("mlml/models")} if named else set()
+def whole_folders(stage: str) -> set[Path]:
+    """Every network, or sampler, where a stage names their folder: its entries have none, or several, of their own."""
+    named = set(STAGES[stage].get("do", STAGES[stage])["deps"]) if stage != "check" else set()
+    folders = {Path(folder) for folder in ("mlml/models", "mlml/search") if folder in named}
+    return {file for file in declared(stage)[1] if file.parent in folders}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -89,7 +90,7 @@ def test_deps_are_what_the_stage_imports(stage):
     """All that its script and its methods import, but for the methods themselves: an entry names its own."""
     _, given = declared(stage)
     scripts = {Path("stages/__main__.py"), Path("stages") / f"{stage}.py"}
-    needed = closure(scripts | methods(stage) | all_networks(stage)) - methods(stage)
+    needed = closure(scripts | methods(stage) | whole_folders(stage)) - methods(stage)
     assert not needed - given, f"dvc.yaml: {stage} lacks {sorted(map(str, needed - given))}"
     extra = {file for file in given - needed if file.name != "__init__.py"}
     if stage == "check":  # it reads the config of every method

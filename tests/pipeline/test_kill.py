@@ -135,7 +135,7 @@ def test_a_killed_stage_ends_the_same(project, whole, stage):
     assert left_behind(project, stage) == whole[stage]
     MADE_AGAIN.append(stage)
     log = (project.folder / "started.log").read_text()
-    assert ("goes on where it was left" if stage == "search@rate" else "resumed at step") in log
+    assert ("goes on where process" if stage == "search@rate" else "resumed at step") in log
 
 
 OWNER = (

@@ -8,6 +8,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import postgres
 import pytest
+import search_kills
 from machines import ALL, TEN_STAGES, Machines, serial_run
 from project import Project
 
@@ -74,6 +75,14 @@ def test_a_study_goes_on_on_another_machine_after_every_kill(address, tmp_path, 
 def read(url):
     with build_opener(ProxyHandler({})).open(url, timeout=30) as answer:
         return json.loads(answer.read())
+
+
+def test_ten_kills_of_workers_and_coordinator_lose_no_trial_and_count_none_twice(address, tmp_path, monkeypatch):
+    expected = search_kills.coordinate(tmp_path / "whole", "search")
+    monkeypatch.setenv("MLML_OPTUNA_STORAGE", f"{address}/studies")
+    records, trials = search_kills.killed_ten_times(tmp_path / "killed", "kills/key")
+    search_kills.check(records, trials, expected)
+    assert not (tmp_path / "killed" / "journal.log").exists()
 
 
 @pytest.fixture(scope="module")

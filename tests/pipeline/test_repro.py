@@ -72,6 +72,11 @@ def test_pictures_and_curves(project):
     assert all(float(row["train/loss"]) > 0 and float(row["validation/loss"]) > 0 for row in rows)
     trials = list(csv.DictReader((project.folder / "reports/search/rate/trials.csv").open()))
     assert len(trials) == 3
+    figures = {path.stem for path in (project.folder / "reports/figures/rate").iterdir()}
+    complete = sum(trial["state"] == "complete" for trial in trials)
+    assert figures == {"history", "importance", "slices"} | ({"posterior"} if complete >= 3 else set())
+    said = json.loads((project.folder / "reports/search/rate/sentences.json").read_text())
+    assert any("too few to tell whether the search has converged" in sentence for sentence in said)
 
 
 class Links(html.parser.HTMLParser):

@@ -43,6 +43,24 @@ def test_half_a_lock_is_read_again_when_it_is_whole(run_once, reader, length):
         writer.join()
 
 
+def test_a_search_takes_a_slot_for_each_of_its_workers(workspace):
+    Path("params.yaml").write_text(
+        "search: {one: {trials: 3}, two: {workers: 2}, many: {workers: 5}, faulty: {workers: x}}"
+    )
+    Path("dvc.yaml").write_text(
+        """
+stages:
+  search:
+    foreach: ${search}
+    do: {cmd: "echo ${key} > ${key}.out", params: ["search.${key}", threads], outs: ["${key}.out"]}
+  plain: {cmd: echo, outs: [plain.out]}
+"""
+    )
+    with Graph() as graph:
+        workers = {name: node.workers for name, node in graph.nodes.items()}
+    assert workers == {"search@one": 1, "search@two": 2, "search@many": 5, "search@faulty": 1, "plain": 1}
+
+
 def test_a_lock_that_stays_half_is_a_fault(run_once, monkeypatch):
     monkeypatch.setattr(_lineage, "PATIENCE_SECONDS", 0.2)
     Path("dvc.lock").write_text("")

@@ -6,6 +6,23 @@ from pipelines import slots
 from pipelines.slots import Slots
 
 
+def test_a_stage_of_several_workers_takes_a_slot_for_each():
+    two = Slots(2)
+    assert two.take("a", "cpu") == {}
+    assert two.take("search", "gpu", 2) is None
+    two.release("a")
+    assert two.take("search", "gpu", 3) == {}  # more than there are: all
+    assert two.take("a", "cpu") is None
+    two.release("search")
+    assert two.take("a", "cpu") == {}
+    machine = Slots(4, ("0", "1", "2"))
+    assert machine.take("search", "gpu", 2) == {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert machine.take("other", "gpu", 2) is None
+    assert machine.take("a", "gpu") == {"CUDA_VISIBLE_DEVICES": "2"}
+    machine.release("search")
+    assert machine.take("other", "gpu", 2) == {"CUDA_VISIBLE_DEVICES": "0,1"}
+
+
 def test_processor_slots_are_as_many_as_jobs():
     two = Slots(2)
     assert two.take("a", "cpu") == {}

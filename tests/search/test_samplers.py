@@ -11,7 +11,8 @@ from scipy.stats import qmc
 
 from mlml import catalogue
 from mlml.config import DeclarationError, parse
-from mlml.search._outputs import importances, write_outputs
+from mlml.search._importance import importances
+from mlml.search._outputs import write_outputs
 from mlml.search._study import Record, run_study
 
 RATE = {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}

@@ -1,33 +1,35 @@
 """What a search leaves for people: files that say what the records say, with the same bytes each time."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from ruamel.yaml import YAML
 
 from mlml.config import SearchConfig, parse
-from mlml.search._outputs import history_plot, importance_plot, importances, write_outputs
+from mlml.search._convergence import sentences
+from mlml.search._figures import history_plot, importance_plot
+from mlml.search._importance import importances
+from mlml.search._outputs import write_outputs
 from mlml.search._study import Record
 
-CONFIG = parse(
-    SearchConfig,
-    {
-        "experiment": "simclr",
-        "objective": "simclr",
-        "metric": "validation/accuracy",
-        "direction": "maximize",
-        "space": {
-            "train.optimizer.learning_rate": {"type": "float", "low": 1e-6, "high": 1e-1, "log": True},
-            "encoder.width": {"type": "int", "low": 8, "high": 32, "step": 8},
-            "train.optimizer.name": {"type": "categorical", "choices": ["adamw", None]},
-        },
+DECLARED = {
+    "experiment": "simclr",
+    "objective": "simclr",
+    "metric": "validation/accuracy",
+    "direction": "maximize",
+    "space": {
+        "train.optimizer.learning_rate": {"type": "float", "low": 1e-6, "high": 1e-1, "log": True},
+        "encoder.width": {"type": "int", "low": 8, "high": 32, "step": 8},
+        "train.optimizer.name": {"type": "categorical", "choices": ["adamw", None]},
     },
-    "search.s",
-)
+}
+CONFIG = parse(SearchConfig, DECLARED, "search.s")
 PATHS = tuple(CONFIG.space)
 
 
@@ -78,9 +80,68 @@ def test_the_same_records_give_the_same_bytes(tmp_path: Path):
     for name in ("a", "b"):
         write_outputs(CONFIG, RECORDS, tmp_path / name)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert files == ["best.yaml", "history.png", "importance.png", "trials.csv"]
+    always = [
+        "best.yaml",
+        "history.png",
+        "importance.png",
+        "parallel.png",
+        "sentences.json",
+        "slices.png",
+        "trials.csv",
+    ]
+    assert files == always  # three complete trials are too few for a contour
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_what_a_process_is_fitted_to_gives_the_same_bytes_whatever_was_drawn_before(tmp_path: Path):
+    config = parse(SearchConfig, {**DECLARED, "space": {"temperature": {"type": "float", "low": 0, "high": 1}}}, "s")
+    records = [Record(k, "complete", (k / 11 - 0.4) ** 2, {"temperature": k / 11}, {}, None) for k in range(12)]
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        write_outputs(config, records, tmp_path / name)
+        assert torch.initial_seed() == seed
+    assert (tmp_path / "a/posterior.png").read_bytes() == (tmp_path / "b/posterior.png").read_bytes()
+
+
+def test_several_objectives_add_their_columns_and_their_front(tmp_path: Path):
+    more = {"further_objectives": {"cost/parameters": "minimize"}, "pruner": "none"}
+    config = parse(SearchConfig, {**DECLARED, **more}, "search.s")
+    costs = [90.0, None, 80.0, 70.0, 10.0]
+    records = [
+        record._replace(further={} if cost is None else {"cost/parameters": cost})
+        for record, cost in zip(RECORDS, costs, strict=True)
+    ]
+    write_outputs(config, records, tmp_path)
+    found = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert (found["trial"], found["value"]) == (2, 0.75)
+    assert found["front"] == [
+        {"trial": 2, "values": {"validation/accuracy": 0.75, "cost/parameters": 80.0}, "overrides": found["overrides"]},
+        {
+            "trial": 4,
+            "values": {"validation/accuracy": 0.5, "cost/parameters": 10.0},
+            "overrides": {"train": {"optimizer": {"learning_rate": 1e-3, "name": None}}, "encoder": {"width": 8}},
+        },
+    ]
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["cost/parameters"] for row in rows] == ["90.0", "", "80.0", "70.0", "10.0"]
+    assert "continues" not in rows[0]
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trials_that_go_on_with_others_name_them(tmp_path: Path):
+    config = parse(SearchConfig, {**DECLARED, "pruner": "asha", "pruner_min_steps": 10}, "search.s")
+    write_outputs(config, [*RECORDS[:4], RECORDS[4]._replace(continues=3)], tmp_path)
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        assert [row["continues"] for row in csv.DictReader(file)] == ["", "", "", "", "3"]
+
+
+def test_the_sentences_are_returned_and_written(tmp_path: Path):
+    said = write_outputs(CONFIG, RECORDS, tmp_path)
+    assert said == sentences(CONFIG, RECORDS)
+    assert json.loads((tmp_path / "sentences.json").read_text()) == said
+    assert len(said) > 0
 
 
 def test_history_shows_each_trial_and_the_best_so_far():

@@ -45,7 +45,7 @@ def subject(data, folder, seeds=(0,), family="pretext", entry=ENTRY):
         batches = [split_batches(part, name, config.batch_size, seed, CPU) for name in ("train", "validation")]
         return method, fit(method, *batches, config, seed, folder / label).metrics
 
-    return Subject("blob", experiment.config, "labels", seeds, data, CPU, build, build, anew), asked
+    return Subject("blob", experiment.config, "labels", seeds, data, CPU, build, build, anew, anew, folder), asked
 
 
 def study(**numbers):

@@ -54,7 +54,7 @@ def subject(data, folder: Path, seeds=(0, 1)):
         return model_folder.build("supervised", "classifier", experiment.config, data.spec)
 
     load = {seed: method.eval() for seed, (method, _) in trained.items()}.__getitem__
-    made = Subject("blob", experiment.config, "labels", seeds, data, CPU, load, build, anew)
+    made = Subject("blob", experiment.config, "labels", seeds, data, CPU, load, build, anew, anew, folder)
     return made, trained, asked
 
 

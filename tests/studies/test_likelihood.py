@@ -1,6 +1,7 @@
 """The study of likelihood, with a model whose likelihood is known."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,7 +35,7 @@ def subject(data, method, likelihood="gaussian", seeds=(0, 1)):
     def nothing(*_):
         raise AssertionError("a likelihood trains nothing")
 
-    return Subject("normal", config, "labels", seeds, data, CPU, lambda _: method, nothing, nothing)
+    return Subject("normal", config, "labels", seeds, data, CPU, lambda _: method, nothing, nothing, nothing, Path())
 
 
 def study(**numbers):

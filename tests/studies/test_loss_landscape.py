@@ -1,5 +1,7 @@
 """Slices of the loss: a parabola where it must be one, by hand where weights are few, and nothing left changed."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,7 +38,7 @@ def subject(data, network, loss="cross_entropy", seeds=(0,)):
     def no_training(*_):
         raise AssertionError("a landscape trains nothing")
 
-    return Subject("blob", config, "labels", seeds, data, CPU, build, build, no_training)
+    return Subject("blob", config, "labels", seeds, data, CPU, build, build, no_training, no_training, Path())
 
 
 def test_filters_of_a_direction_have_the_norms_of_the_weights(blob_data):

@@ -1,0 +1,170 @@
+"""A process that takes part in a search: beside its stage, or wherever its study is reached (`mlml search worker`)."""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlml import declaration
+from mlml.tracking.run import Record, Run
+from mlml.tracking.store import tracking_uri
+from mlml.tracking.sync import SyncProcess
+from stages import _lineage, _servers
+from stages._flow_process import FlowProcess
+from stages._run import EXPERIMENT, tags_of
+from stages._steps import log_to_console
+
+logger = logging.getLogger(__name__)
+
+OnEnd = Callable[[list[Any] | None], None]
+"""Hears the end of a trial: (fault, as `stages._flow_process` has it)."""
+
+OnBegin = Callable[[int], OnEnd]
+"""Hears that a trial begins: (its number) -> what hears its end."""
+
+
+class Participant:
+    """Runs trials of a search whose stage is at work, in the folder of the stage's run where that is on this machine.
+
+    Elsewhere it makes that folder for its own trials, whose runs it ends itself; here their stage does.
+
+    Attributes:
+        lineage: of the stage; equal to that of the stage at work, so that both vary the same code, data and numbers.
+        elsewhere: the stage works on another machine.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.address = name, f"search@{name}"
+        self.root, self.lineage = _lineage.store_root(), _lineage.of(f"search@{name}")
+        self.folder = _lineage.run_folder(self.root, self.lineage)
+        self.elsewhere = not (self.folder / Record.FILE).exists()
+        self._runs: list[Run] = []
+
+    def take_part(self, on_begin: OnBegin) -> int:
+        """Run trials until none of the search is left; returns how many this process ran.
+
+        Raises:
+            SearchError: no such search is under way.
+            DeclarationError: params.yaml has faults.
+        """
+        import torch
+        from optuna import TrialPruned
+
+        from mlml import distributed
+        from mlml.search._study import Report, take_part
+        from stages._training import device_name
+        from stages._trials import Trials, ending
+
+        declared = declaration.read()
+        torch.set_num_threads(declared.threads)
+        device = distributed.start()
+        tags = tags_of(self.address, self.name, self.lineage) | {"device": device_name(device)}
+        if self.elsewhere:
+            tags |= self._parent()
+
+        def open_run(label: str, values: dict[str, Any], about: dict[str, str]) -> Run:
+            parent, title = None if self.elsewhere else self.folder, f"{self.name} {label}"
+            self._runs.append(Run.open(self.folder / label, title, EXPERIMENT, {**tags, **about}, values, parent))
+            return self._runs[-1]
+
+        trials = Trials(declared, self.name, device, open_run)
+
+        def objective(values: dict[str, Any], number: int, folder: Path, report: Report, /) -> Any:
+            on_end, fault, state, failure = on_begin(number), None, "complete", None
+            try:
+                return trials(values, number, folder, report)
+            except TrialPruned:
+                state = "pruned"
+                raise
+            except BaseException as error:
+                fault = [type(error).__name__, str(error), isinstance(error, Exception)]
+                state, failure = "failed", str(error)
+                raise
+            finally:
+                on_end(fault)
+                if self.elsewhere:
+                    self._runs[-1].add_tags(ending(state, failure))
+                    self._runs[-1].finish()
+
+        study, seed = self.folder / "study", trials.search.seeds[0]
+        sampler = trials.sampler_class(trials.config).sampler
+        name = f"{self.address}/{self.folder.name}"
+        try:
+            take_part(trials.config, sampler, study, objective, seed, name, join=True)
+        finally:
+            for run in self._runs:
+                run.leave()
+        return len(self._runs)
+
+    def _parent(self) -> dict[str, str]:
+        """Tag that nests the trials in the stage's run, which only MLflow has."""
+        from mlml.tracking.store import find_runs
+
+        wanted = {"dvc.stage": self.address, "dvc.key": self.lineage.key}
+        for run in find_runs(tracking_uri(self.root), wanted):
+            if "mlflow.parentRunId" not in run.data.tags and run.info.status == "RUNNING":
+                return {"mlflow.parentRunId": run.info.run_id}
+        logger.warning("MLflow at %s has no run of %s; its trials stand alone", tracking_uri(self.root), self.address)
+        return {}
+
+
+def alone(name: str) -> int:
+    """Take part as a process that nobody watches: its trials are steps of a flow run of its own.
+
+    Returns:
+        How many trials it ran.
+
+    Raises:
+        SearchError: no such search is under way.
+        DeclarationError: params.yaml has faults.
+    """
+    log_to_console()
+    participant = Participant(name)
+    _servers.apply_settings(participant.root)
+    syncer = SyncProcess(tracking_uri(participant.root)) if participant.elsewhere else None
+    flow = FlowProcess()
+    try:
+        api = _servers.ensure_prefect(participant.root)
+        flow.begin("search worker", participant.address, api, {"search": name})
+        if syncer is not None:
+            syncer.begin(participant.folder)
+        with flow:
+            return participant.take_part(lambda number: flow.beside(f"trial {number}"))
+    finally:
+        if syncer is not None:
+            syncer.close()
+        flow.close()
+
+
+def main() -> None:
+    """Take part beside the stage: `python -m stages._search_worker NAME DESCRIPTOR`, where the stage listens."""
+    name, telling = sys.argv[1], os.fdopen(int(sys.argv[2]), "w", buffering=1)
+    threading.Thread(target=_end_with_stage, daemon=True, name="end-with-stage").start()
+    log_to_console()
+    lock = threading.Lock()
+
+    def tell(*words: Any) -> None:
+        with lock:
+            telling.write(json.dumps(words) + "\n")
+
+    def on_begin(number: int) -> OnEnd:
+        tell("begin", number)
+        return lambda fault: tell("end", number, fault)
+
+    Participant(name).take_part(on_begin)
+    telling.close()
+    logging.shutdown()
+    os._exit(0)  # taking torch apart takes long
+
+
+def _end_with_stage() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
