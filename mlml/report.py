@@ -326,7 +326,7 @@ def _pictures(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def _search(result: Result) -> dict[str, Any]:
     """One search, for the template."""
-    found = {"best": {}, "front": {}, "sentences": [], "columns": [], "trials": [], "num_trials": 0}
+    found = {"best": {}, "front": _front([]), "sentences": [], "columns": [], "trials": [], "num_trials": 0}
     search = _experiment(result) | found
     paths = list(result.figures)
     if result.search is not None:
