@@ -82,8 +82,8 @@ supervised:
   classifier:
     method: classifier
     dataset: digits
-    encoder: &encoder {{network: cnn, width: 16}}
-    train: &train {{steps: 300, batch_size: 128, evaluate_every: 100}}
+    encoder: {{network: cnn, width: 16}}
+    train: {{steps: 600, batch_size: 128, evaluate_every: 200}}
 search:
   one: &search
     method: random

@@ -47,6 +47,9 @@ SHARE_COVERED, CLASSES_APART = 0.5, 0.4
 """Coverage of real images by samples, over that by as many real ones; and the total variation between the classes of
 both, beyond that of real ones, which four of ten classes that are never drawn have."""
 
+SHARE_LIKE = 0.7
+"""Precision of samples, over that of as many real images, below which more is amiss than that some are missed."""
+
 
 def heard(record: Record) -> list[Verdict]:
     """Illnesses so far of a run that goes on; a posterior may be collapsed at first, until the decoder has use for it.
@@ -104,15 +107,24 @@ def of_timesteps(record: Record) -> list[Verdict]:
 
 
 def of_samples(metrics: Mapping[str, float]) -> list[Verdict]:
-    """Mode collapse as it shows in samples that were compared with real images; none where nothing was.
+    """Mode collapse, or blur, as it shows in samples that were compared with real images; none where nothing was.
 
     Args:
-        metrics: of an evaluation: `test/coverage` and `test/class_distance` of samples, as `sample_quality` measures
-            them, and under `floor/` the same of as many images of the train split.
+        metrics: of an evaluation: `test/coverage`, `test/precision` and `test/class_distance` of samples, as
+            `sample_quality` measures them, and under `floor/` the same of as many images of the train split.
     """
     found = []
     coverage, reached = metrics.get("test/coverage"), metrics.get("floor/coverage")
-    if coverage is not None and reached is not None and coverage < SHARE_COVERED * reached:
+    precision, real = metrics.get("test/precision"), metrics.get("floor/precision")
+    unlike = precision is not None and real is not None and precision < SHARE_LIKE * real
+    if coverage is not None and reached is not None and coverage < SHARE_COVERED * reached and unlike:
+        sentence = (
+            f"samples are unlike real images: {100 * precision:.3g} % lie among them, where of train images "
+            f"{100 * real:.3g} % do, and so they are near {100 * coverage:.3g} % of them; blur and artefacts look so: "
+            "train longer, or take a method whose images are sharper"
+        )
+        found.append(Verdict("unlike real images", None, coverage, sentence))
+    elif coverage is not None and reached is not None and coverage < SHARE_COVERED * reached:
         sentence = (
             f"mode collapse: samples are near {100 * coverage:.3g} % of the real images, where as many train "
             f"images are near {100 * reached:.3g} %; train longer, or take a method that covers more"

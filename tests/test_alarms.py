@@ -162,17 +162,20 @@ def test_a_diffusion_model_that_gets_worse_at_much_noise_ends_with_the_weights_f
 
 
 @pytest.mark.parametrize(
-    ("coverage", "class_distance", "kinds"),
+    ("coverage", "precision", "class_distance", "kinds"),
     [
-        (0.9, 0.1, []),
-        (0.5, 0.41, []),
-        (0.4, 0.1, ["mode collapse"]),
-        (0.9, 0.6, ["classes missed"]),
-        (0.01, 0.9, ["mode collapse", "classes missed"]),
+        (0.9, 0.8, 0.1, []),
+        (0.5, 0.8, 0.41, []),
+        (0.4, 0.8, 0.1, ["mode collapse"]),
+        (0.4, 0.5, 0.1, ["unlike real images"]),
+        (0.9, 0.5, 0.1, []),
+        (0.9, 0.8, 0.6, ["classes missed"]),
+        (0.01, 0.8, 0.9, ["mode collapse", "classes missed"]),
     ],
 )
-def test_samples_that_miss_much_of_what_is_real(coverage, class_distance, kinds):
-    floor = {"floor/coverage": 0.96, "floor/class_distance": 0.02}
-    found = alarms.of_samples({"test/coverage": coverage, "test/class_distance": class_distance, **floor})
+def test_samples_that_miss_much_of_what_is_real(coverage, precision, class_distance, kinds):
+    floor = {"floor/coverage": 0.96, "floor/precision": 0.9, "floor/class_distance": 0.02}
+    test = {"test/coverage": coverage, "test/precision": precision, "test/class_distance": class_distance}
+    found = alarms.of_samples({**test, **floor})
     assert [verdict.kind for verdict in found] == kinds
     assert alarms.of_samples({"test/mse": 1.0}) == []

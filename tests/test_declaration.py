@@ -51,6 +51,8 @@ def change(path: str, value):
     return apply
 
 
+CHOICE = {"type": "categorical", "choices": ["a", "b"]}
+
 FAULTS = [
     ("threads", KeyError, "threads: must be a whole number from 1, the threads with which a stage computes; not given"),
     ("threads", 0, "threads: must be a whole number from 1, the threads with which a stage computes; got 0"),
@@ -326,6 +328,56 @@ FAULTS = [
             ({"surface": "sadle"}, "illustration.i.surface: unknown value 'sadle'; did you mean 'saddle'?"),
             ({"dataset": "digits", "optimizers": {"a": {}}}, "illustration.i.dataset: unknown key"),
             ({"start": [1]}, "illustration.i.start"),
+        )
+    ),
+    *(
+        ("illustration", {"i": {"method": "search_regret", "function": "branin", **entry}}, said)
+        for entry, said in (
+            ({}, "illustration.i.searches: required, but not given"),
+            (
+                {"function": "brain", "searches": {}},
+                "illustration.i.function: unknown value 'brain'; did you mean 'branin'",
+            ),
+            (
+                {"searches": {"a": {"method": "grd"}}},
+                "illustration.i.searches.a.method: unknown name 'grd'; did you mean",
+            ),
+            (
+                {"searches": {"a": {"method": "random"}, "b": {"method": "gp", "space": {}}}},
+                "illustration.i.searches.b.space: is no number of 'gp' alone (known: acquisition, beta, ",
+            ),
+            (
+                {"searches": {"a": {"method": "grid", "points": {"x": 4, "z": 4}}}, "trials": 16},
+                "illustration.i.searches.a.points: 'z' is no float or int dimension of the space (known: x, y)",
+            ),
+        )
+    ),
+    *(
+        (
+            "study",
+            {
+                "s": {
+                    "method": "search_regret",
+                    "experiment": "classifier",
+                    "dataset": "digits",
+                    "searches": {"a": {"method": "random"}},
+                    "space": {path: dimension},
+                }
+            },
+            said,
+        )
+        for path, dimension, said in (
+            ("encoder.network", CHOICE, "study.s.space.encoder.network: cannot be searched"),
+            (
+                "train.rate",
+                CHOICE,
+                "study.s.space.train.rate: 'a' does not fit: supervised.classifier.train.rate: unknown key",
+            ),
+            (
+                "mixup_alpha",
+                {"type": "float", "low": -1.0, "high": 1.0},
+                "study.s.space.mixup_alpha: -1.0 does not fit: supervised.classifier.mixup_alpha: must be greater than",
+            ),
         )
     ),
 ]

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from mlml.config import Declared, sampler_entries, shared_by
 from mlml.findings import Findings
 from mlml.illustrations._objectives import OBJECTIVES
-from mlml.search._comparison import forget_all, run_all
+from mlml.search._comparison import run_all
 from mlml.search._regret import baseline, metrics, regrets, sentences, table
 from mlml.search._regret_figures import plot_curves, plot_ends
 from mlml.search._study import Objective, Report
@@ -68,7 +68,6 @@ class SearchRegret:
         shared = shared_by(config.function, objective.space(), config.trials, "validation/value")
         with tempfile.TemporaryDirectory() as folder:
             searched = run_all(config.searches, shared, range(config.num_seeds), of_seed, Path(folder))
-            forget_all(searched, Path(folder))
         found, random = regrets(searched, "minimize", objective.minimum), baseline(config.searches)
         pictures = {
             "regret": partial(plot_curves, found, random, QUANTITY),

@@ -35,7 +35,7 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna_integration import BoTorchSampler
-from torch import Tensor, ones_like, stack, zeros_like
+from torch import Tensor, cat, no_grad, ones_like, stack, zeros_like
 
 RESTARTS, RAW_SAMPLES = 10, 512
 """Local searches for the largest value of the function, and random points that their beginnings are chosen from."""
@@ -85,6 +85,25 @@ def fitted_process(x: Tensor, y: Tensor) -> SingleTaskGP:
     return model
 
 
+def believing(model: SingleTaskGP, pending: Tensor) -> tuple[Model, Tensor]:
+    """Return the process as if what it expects at points whose values are not known yet had been found, and that.
+
+    Its mean stays, and it is as sure there as where trials have ended, so that the next one goes elsewhere: the kriging
+    believer of Ginsbourger, Le Riche & Carraro 2010 (doi:10.1007/978-3-642-10701-6_6).
+
+    Args:
+        model: of the trials that have ended.
+        pending: values of those that have not, in [0, 1], (m, d).
+
+    Returns:
+        The process, and what it expected, (m, 1).
+    """
+    with no_grad():
+        expected = model.posterior(pending).mean  # (m, 1)
+        told: Model = model.condition_on_observations(pending, expected)
+    return told, expected
+
+
 def botorch_sampler(name: str, beta: float, startup_trials: int, seed: int) -> BaseSampler:
     """Return a sampler of one trial by an acquisition function; see `acquisition_function`."""
     with warnings.catch_warnings():
@@ -93,6 +112,7 @@ def botorch_sampler(name: str, beta: float, startup_trials: int, seed: int) -> B
             candidates_func=partial(_candidate, name, beta),
             n_startup_trials=startup_trials,
             independent_sampler=RandomSampler(seed=seed),
+            consider_running_trials=True,
             seed=seed,
         )
 
@@ -109,9 +129,13 @@ def _candidate(
         y: their metric, to be maximised, (n, 1).
         constraints: None.
         bounds: of x, (2, d).
-        pending: None.
+        pending: values of trials that have not ended, (m, d), or None.
     """
-    model = fitted_process(normalize(x, bounds), y)
+    fitted = fitted_process(normalize(x, bounds), y)
+    model: Model = fitted
+    if pending is not None:
+        model, expected = believing(fitted, normalize(pending, bounds))
+        y = cat([y, expected])
     unit = stack([zeros_like(bounds[0]), ones_like(bounds[0])])  # (2, d)
     function = acquisition_function(name, model, y.max(), beta)
     found, _ = optimize_acqf(function, unit, q=1, num_restarts=RESTARTS, raw_samples=RAW_SAMPLES)

@@ -177,7 +177,7 @@ def ratio(own: float, other: float) -> str:
         return "equal"
     low, high = sorted((own, other))
     if low == 0:
-        return "0" if own == 0 else f"{own:.3g} against 0"
+        return "regret 0" if own == 0 else f"{own:.3g} against 0"
     times = high / low
     if times < 1.05:
         return "about equal"

@@ -87,7 +87,7 @@ def _panel(
     axes.plot(trials, middle, color=theme.series[0], linewidth=1.8, label=label)
     axes.set_title(label, loc="left")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=edge)
+    axes.set_ylim(bottom=0.9 * edge)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 

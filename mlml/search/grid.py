@@ -81,9 +81,7 @@ class Grid:
     def sampler(self, trial_seed: int, search_seed: int) -> BaseSampler:
         """Return the sampler of one trial."""
         every = self.config.combinations()
-        if (
-            self.config.shuffle
-        ):  # by hashes: the order is that of no library's generator, whose next version has another
+        if self.config.shuffle:  # by hashes: a library's generator may have another order in its next version
             order = sorted(range(len(every)), key=lambda place: derive(search_seed, "grid", place))
             every = [every[place] for place in order]
         return PointSampler(self.config.space, lambda number: every[number])

@@ -17,7 +17,7 @@ from mlml.config import (
     shared_by,
 )
 from mlml.findings import Findings
-from mlml.search._comparison import forget_all, run_all
+from mlml.search._comparison import run_all
 from mlml.search._regret import baseline, metrics, regrets, sentences, table
 from mlml.search._regret_figures import plot_curves, plot_ends
 from mlml.search._study import Objective, Report
@@ -93,7 +93,6 @@ class SearchRegret:
         shared = shared_by(subject.name, config.space, config.trials, config.metric, config.direction)
         searched = run_all(config.searches, shared, subject.seeds, of_seed, subject.folder)
         found, random = regrets(searched, config.direction), baseline(config.searches)
-        forget_all(searched, subject.folder)
         quantity = f"regret: distance of the best {config.metric} so far to the best of all"
         pictures = {
             "regret": partial(plot_curves, found, random, quantity),

@@ -22,6 +22,7 @@ RUN_BY_TESTS = {
     "mlml catalogue": "test_documents.py",
     "mlml export simclr --to onnx": "tests/pipelines/test_cli.py",
     "mlml sample vae --count 64 --seed 0": "tests/test_drawing.py",
+    "mlml search worker rate": "test_search.py",
     "mlml sync": "test_repro.py",
     "mlml table": "test_repro.py",
     "mlml table --into docs/results.md": "test_repro.py",

@@ -3,6 +3,7 @@
 The tests of this module stand on each other, in their order: they share one project.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -46,10 +47,24 @@ study:
   latents:
     {method: learning_curve, experiment: latent, dataset: digits, metric: validation/loss, fractions: [0.5, 1.0]}
   around: {method: loss_landscape, experiment: classifier, dataset: digits, points: 5}
+  samplers:
+    method: search_regret
+    experiment: slow
+    dataset: digits
+    seeds: [0, 1]
+    space: {train.optimizer.learning_rate: {type: float, low: 0.001, high: 0.1, log: true}}
+    trials: 3
+    searches: {luck: {method: random}, tree: {method: tpe, startup_trials: 1}}
 illustration:
   ravine:
     {method: optimizer_paths, surface: ravine, start: [5, 1], steps: 9, optimizers: {adam: {name: adam}}}
   wave: {method: schedule_curves, schedules: {cosine: {name: cosine}}}
+  valleys:
+    method: search_regret
+    function: branin
+    trials: 4
+    num_seeds: 2
+    searches: {luck: {method: random}, grid: {method: grid, points: {x: 2, y: 2}}}
 report:
   title: Studied
   comparisons: [{title: Length, of: [classifier, slow]}]
@@ -66,7 +81,8 @@ def test_they_reach_the_page(project):
     project.declare(STUDIED)
     with project.warm():
         ran = set(project.repro())
-    studies = {"study@more", "study@latents", "study@around", "illustration@ravine", "illustration@wave"}
+    studies = {f"study@{name}" for name in ("more", "latents", "around", "samplers")}
+    studies |= {f"illustration@{name}" for name in ("ravine", "wave", "valleys")}
     evaluated = {"generative@vae", "composed@latent", "evaluation@quality"}
     assert ran == {
         *("check", "prepare@digits", "supervised@classifier", "supervised@slow", "report"),
@@ -75,14 +91,31 @@ def test_they_reach_the_page(project):
     }
     assert project.repro() == []
     page = (project.folder / "reports/index.html").read_text()
-    for name in ("more", "latents", "around", "ravine", "wave"):
+    for name in ("more", "latents", "around", "samplers", "ravine", "wave", "valleys"):
         sentences = load(project, f"reports/findings/{name}/sentences.json")
         assert sentences
         assert all(sentence.replace("'", "&#39;") in page for sentence in sentences)
         pictures = {path.stem for path in (project.folder / f"reports/figures/{name}").iterdir()}
         assert {f"{stem}_dark" for stem in pictures if not stem.endswith("_dark")} < pictures
     assert "classifier is best: test/accuracy" in page
-    assert page.count('class="card experiment finding"') == 5
+    assert page.count('class="card experiment finding"') == 7
+
+
+def test_samplers_are_compared_on_trainings_of_the_experiment(project):
+    """The best training of each seed has the regret 0, and nothing of the trainings stays."""
+    with (project.folder / "reports/findings/samplers/values.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 3
+    for seed in "01":
+        own = [row for row in rows if row["seed"] == seed]
+        best = min(float(row["value"]) for row in own)
+        metrics = load(project, "reports/metrics/samplers.json")
+        for label in ("luck", "tree"):
+            lowest = min(float(row["value"]) for row in own if row["search"] == label)
+            assert metrics[f"{label}/regret"][f"seed_{seed}"] == pytest.approx(lowest - best)
+    assert len({row["value"] for row in rows}) > 6
+    [run] = (project.folder / ".mlml/runs/study@samplers").iterdir()
+    assert not (run / "study").exists()
 
 
 def test_an_evaluation_waits_for_both_models_and_holds_no_time(project):

@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from mlml import catalogue
 from mlml.config import parse
+from mlml.search._acquisition import _candidate, believing, fitted_process
 from mlml.search._study import run_study
 
 BETA = 2.25
@@ -121,3 +122,59 @@ def test_a_trial_is_where_the_closed_form_is_largest(
         assert value == pytest.approx(expected, rel=1e-6, abs=1e-6)
         values.append(value)
     assert by_hand(records[5].parameters["x"])[1] >= max(values) - 1e-6
+
+
+def test_a_process_believes_what_it_expects_of_trials_that_have_not_ended():
+    x = torch.linspace(0, 1, 6, dtype=torch.float64)[:, None]
+    y = torch.sin(6 * x) + 3
+    model, grid = fitted_process(x, y), torch.linspace(0, 1, 41, dtype=torch.float64)[:, None]
+    pending = torch.tensor([[0.27], [0.5]], dtype=torch.float64)
+    believed, expected = believing(model, pending)
+    torch.testing.assert_close(expected, model.posterior(pending).mean)
+    before, after = model.posterior(grid), believed.posterior(grid)
+    torch.testing.assert_close(after.mean, before.mean, rtol=1e-4, atol=1e-4)
+    assert (after.variance <= before.variance + 1e-9).all()
+    there, was = believed.posterior(pending).variance, model.posterior(pending).variance
+    assert (there < 0.7 * was).all()
+
+
+@pytest.mark.parametrize("name", ["ei", "ucb", "log_pi"])
+def test_a_trial_keeps_away_from_those_that_have_not_ended(name):
+    x = torch.tensor([[0.0], [0.2], [0.9], [1.0]], dtype=torch.float64)
+    y = torch.sin(3 * x)
+    bounds = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+
+    def following(pending):
+        torch.manual_seed(0)
+        return _candidate(name, 4.0, x, y, None, bounds, pending)
+
+    first = following(None)
+    second = following(first)
+    assert (second - first).abs().item() > 1e-3
+
+
+@pytest.mark.parametrize("num_trials", [12, 25, 39])
+@pytest.mark.parametrize("name", ["branin", "hartmann6"])
+def test_a_fit_of_few_steps_is_as_likely_as_one_that_goes_on(
+    name: str, num_trials: int, monkeypatch: pytest.MonkeyPatch
+):
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+
+    from mlml.illustrations._objectives import OBJECTIVES
+    from mlml.search import _acquisition
+
+    box = OBJECTIVES[name].box
+    x = torch.rand(num_trials, len(box), dtype=torch.float64, generator=torch.Generator().manual_seed(num_trials))
+    low, high = torch.tensor(list(box.values()), dtype=torch.float64).T
+    points = [dict(zip(box, row.tolist(), strict=True)) for row in low + (high - low) * x]
+    y = torch.tensor([[-OBJECTIVES[name].function(point)] for point in points], dtype=torch.float64)
+
+    def likelihood(steps: int) -> float:
+        monkeypatch.setattr(_acquisition, "FIT_STEPS", steps)
+        model = _acquisition.fitted_process(x, y).train()
+        marginal = ExactMarginalLogLikelihood(model.likelihood, model)
+        return float(marginal(model(*model.train_inputs), model.train_targets).detach())
+
+    enough = _acquisition.FIT_STEPS
+    assert likelihood(enough) == pytest.approx(likelihood(10_000), abs=1e-3)
+    assert likelihood(3) < likelihood(10_000) - 1e-2

@@ -250,6 +250,9 @@ def test_the_page_answers_and_follows_a_search(root):
             ask(details, method=method, data=b"{}", headers={"Content-Type": "application/json"})
     assert json.loads(ask(f"{url}/api/studies")[2])["study_summaries"] == [listed]
     assert _servers.start_dashboard(root) == url
+    _servers.stop(root)
+    assert _servers._alive(_servers._dashboard(root)) is None
+    assert not _servers.answers(f"{url}/api/meta", seconds=2.0)
 
 
 def test_another_storage_is_another_server(root, monkeypatch, capfd):

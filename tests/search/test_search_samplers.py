@@ -93,6 +93,36 @@ def test_a_faulty_grid_is_one_sentence():
     assert refusal("grid", space, points={"rate": 1}).startswith("search.s.points.rate: must be greater than or equal")
 
 
+def test_a_shuffled_grid_has_the_same_points_in_an_order_of_the_seed(tmp_path: Path):
+    space = {"width": WIDTH, "name": NAME}
+    plain = [record.parameters for record in run(method("grid", space), tmp_path / "plain")]
+    search = method("grid", space, shuffle=True)
+    orders = []
+    for seed in (0, 1):
+        tried = [record.parameters for record in run(search, tmp_path / f"{seed}", seed=seed)]
+        orders.append([plain.index(point) for point in tried])
+        assert sorted(orders[-1]) == list(range(12))
+        part = method("grid", space, shuffle=True, trials=5)
+        first = [record.parameters for record in run(part, tmp_path / f"part_{seed}", seed=seed)]
+        assert first == tried[:5]
+    assert orders[0] != orders[1]
+    assert list(range(12)) not in orders
+
+
+def test_how_many_trials_of_a_grid():
+    space = {"width": WIDTH, "name": NAME}
+    assert refusal("grid", space, shuffle=True, trials=13) == (
+        "search.s: has 12 combinations, but trials=13; leave trials out"
+    )
+    assert refusal("grid", space, trials=5) == (
+        "search.s: has 12 combinations, but trials=5; leave trials out, or set shuffle to true to try some of them"
+    )
+    assert method("grid", space, shuffle=True).config.trials == 12
+    part = method("grid", space, shuffle=True, trials=5).config
+    assert part.trials == 5
+    assert type(part).model_validate(part.model_dump()) == part
+
+
 def test_manual_trials_are_the_declared_ones(tmp_path: Path):
     values = [{"rate": 1e-4, "width": 32, "name": None}, {"rate": 1e-1, "width": 8, "name": "lars"}]
     search = method("manual", {"rate": RATE, "width": WIDTH, "name": NAME}, values=values)
