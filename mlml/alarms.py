@@ -116,20 +116,21 @@ def of_samples(metrics: Mapping[str, float]) -> list[Verdict]:
     found = []
     coverage, reached = metrics.get("test/coverage"), metrics.get("floor/coverage")
     precision, real = metrics.get("test/precision"), metrics.get("floor/precision")
-    unlike = precision is not None and real is not None and precision < SHARE_LIKE * real
-    if coverage is not None and reached is not None and coverage < SHARE_COVERED * reached and unlike:
-        sentence = (
-            f"samples are unlike real images: {100 * precision:.3g} % lie among them, where of train images "
-            f"{100 * real:.3g} % do, and so they are near {100 * coverage:.3g} % of them; blur and artefacts look so: "
-            "train longer, or take a method whose images are sharper"
-        )
-        found.append(Verdict("unlike real images", None, coverage, sentence))
-    elif coverage is not None and reached is not None and coverage < SHARE_COVERED * reached:
-        sentence = (
-            f"mode collapse: samples are near {100 * coverage:.3g} % of the real images, where as many train "
-            f"images are near {100 * reached:.3g} %; train longer, or take a method that covers more"
-        )
-        found.append(Verdict("mode collapse", None, coverage, sentence))
+    if coverage is not None and reached is not None and coverage < SHARE_COVERED * reached:
+        if precision is not None and real is not None and precision < SHARE_LIKE * real:
+            kind, sentence = (
+                "unlike real images",
+                f"samples are unlike real images: {100 * precision:.3g} % lie among them, where of train images "
+                f"{100 * real:.3g} % do, and so they are near {100 * coverage:.3g} % of them; blur and artefacts look "
+                "so: train longer, or take a method whose images are sharper",
+            )
+        else:
+            kind, sentence = (
+                "mode collapse",
+                f"mode collapse: samples are near {100 * coverage:.3g} % of the real images, where as many train "
+                f"images are near {100 * reached:.3g} %; train longer, or take a method that covers more",
+            )
+        found.append(Verdict(kind, None, coverage, sentence))
     apart = metrics.get("test/class_distance")
     if apart is not None and apart > metrics.get("floor/class_distance", 0.0) + CLASSES_APART:
         sentence = (

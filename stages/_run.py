@@ -38,6 +38,7 @@ class Stage:
         run: the stage's MLflow run.
         tags: of the stage's run, and of every run nested in it.
         steps: runs named pieces of work as Prefect tasks.
+        last_tags: by the folder of a nested run, what it is tagged with when it ends.
         at_end: called when the outputs are written, before the runs count as finished: what removes checkpoints.
     """
 
@@ -48,6 +49,7 @@ class Stage:
     run: Run
     tags: dict[str, str]
     steps: Steps
+    last_tags: dict[Path, dict[str, str]] = field(default_factory=dict)
     at_end: list[Callable[[], None]] = field(default_factory=list)
     _nested: list[Run] = field(default_factory=list)
 
@@ -81,7 +83,7 @@ class Stage:
         if "prefect.flow_run_id" not in self.tags:  # `tag` was not called
             self._tag_flow_run()
         for run in [*self._nested, self.run]:
-            run.finish(status)
+            run.finish(status, self.last_tags.get(run.folder))
 
 
 def run_stage(group: str, work: Callable[[Stage], None]) -> None:

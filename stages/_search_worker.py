@@ -87,8 +87,7 @@ class Participant:
             finally:
                 on_end(fault)
                 if self.elsewhere:
-                    self._runs[-1].add_tags(ending(state, failure))
-                    self._runs[-1].finish()
+                    self._runs[-1].finish("FINISHED", ending(state, failure))
 
         study, seed = self.folder / "study", trials.search.seeds[0]
         sampler = trials.sampler_class(trials.config).sampler

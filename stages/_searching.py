@@ -90,5 +90,5 @@ def _close(stage: Stage, record: Record, runs: dict[str, Run]) -> None:
     run = runs.get(label)
     if run is None:  # of a worker, or of a process that was killed before it could end its run
         run = stage.nested_run(label, record.parameters, **{"mlml.trial": str(record.number)})
-    run.add_tags(ending(record.state, record.failure))
+    stage.last_tags[run.folder] = ending(record.state, record.failure)
     stage.at_end.append(partial(clear_checkpoints, run.folder))

@@ -51,12 +51,16 @@ def scratch(
     """
     storage = InMemoryStorage()
     study = optuna.create_study(storage=storage, study_name=name or None, directions=list(directions), sampler=sampler)
-    held = storage._studies[study._study_id].trials
+    held = storage._studies[study._study_id]
     for number, trial in enumerate(trials):
-        twin = copy.copy(trial)
-        twin.number = number
-        twin._trial_id = storage._max_trial_id = number
-        storage._trial_id_to_study_id_and_number[number] = (study._study_id, number)
-        held.append(twin)
-        storage._update_cache(number, study._study_id)  # of the best trial
+        if (trial.number, trial._trial_id) != (number, number):
+            trial = copy.copy(trial)
+            trial.number = trial._trial_id = number
+        held.trials.append(trial)
+    storage._trial_id_to_study_id_and_number = {number: (study._study_id, number) for number in range(len(trials))}
+    storage._max_trial_id = len(trials) - 1
+    complete = [trial for trial in held.trials if trial.state == TrialState.COMPLETE]
+    if complete and len(directions) == 1:
+        sign = 1 if directions[0] == "minimize" else -1
+        held.best_trial_id = min(complete, key=lambda trial: sign * (trial.value or 0.0))._trial_id
     return study

@@ -205,12 +205,13 @@ class Run:
             self.record.datasets.append(dataset)
             self.record.write(self.folder)
 
-    def finish(self, status: Status = "FINISHED") -> None:
-        """End the run; once ended it stays as it is.
+    def finish(self, status: Status = "FINISHED", tags: Mapping[str, Any] | None = None) -> None:
+        """End the run, with some last tags; once ended it stays as it is.
 
         Call it last, when checkpoints are removed: a run found unfinished is taken up, a finished one is begun anew.
         """
         if self.record.status == "RUNNING":
+            self.record.tags |= {key: str(value) for key, value in (tags or {}).items()}
             self.record.end, self.record.status = _now(), status
             self.record.write(self.folder)
             self._lock.close()
