@@ -78,7 +78,7 @@ def read(url):
 
 
 def test_ten_kills_of_workers_and_coordinator_lose_no_trial_and_count_none_twice(address, tmp_path, monkeypatch):
-    expected = search_kills.coordinate(tmp_path / "whole", "search")
+    expected = search_kills.undisturbed(tmp_path / "whole")
     monkeypatch.setenv("MLML_OPTUNA_STORAGE", f"{address}/studies")
     records, trials = search_kills.killed_ten_times(tmp_path / "killed", "kills/key")
     search_kills.check(records, trials, expected)

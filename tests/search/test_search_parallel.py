@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,17 +48,37 @@ def parallel(name: str, workers: int = 2, **values: Any) -> Any:
     return method(name, trials=TRIALS, workers=workers, **values)
 
 
+SLOWNESS: tuple[Callable[[int], float], ...] = (lambda n: 0.02 * (n % 2), lambda n: 0.02 * (n % 3 == 0))
+"""By number of a trial, seconds that each of its evaluations takes."""
+
+JOIN = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[5:]
+import test_search_parallel as here
+search, folder, seconds = here.parallel(sys.argv[1]), Path(sys.argv[2]), here.SLOWNESS[int(sys.argv[3])]
+(folder / f"joins_{sys.argv[4]}").touch()
+here.take_part(search.config, search.sampler, folder, here.slow(seconds), 0, join=True)
+"""
+
+
 @pytest.mark.parametrize("name", ["random", "tpe", "gp", "quasi_random"])
 def test_who_is_faster_decides_nothing(name: str, tmp_path: Path):
     search = parallel(name)
     expected = run(search, tmp_path / "alone", toy)
     assert {record.state for record in expected} == {"complete", "pruned", "failed"}
-    for turn, seconds in enumerate((lambda n: 0.02 * (n % 2), lambda n: 0.02 * (n % 3 == 0))):
+    here = Path(__file__).parent
+    for turn, seconds in enumerate(SLOWNESS):
         folder = tmp_path / str(turn)
         begin_study(search.config, search.sampler, folder, 0)
-        others = [join(search, folder, slow(seconds)) for _ in range(2)]
+        # not by a fork: what computes a Gaussian process has threads, which a fork has not
+        words = [sys.executable, "-c", JOIN, name, str(folder), str(turn)]
+        others = [subprocess.Popen([*words, str(number), str(here), str(here.parent)]) for number in range(2)]
+        while len(list(folder.glob("joins_*"))) < 2:
+            assert not any(other.poll() for other in others)  # None, or 0 of one that found the search over
+            time.sleep(0.01)
         assert run(search, folder, slow(seconds)) == expected
-        assert [os.waitpid(other, 0)[1] for other in others] == [0, 0]
+        assert [other.wait() for other in others] == [0, 0]
         took_part = {line.split()[1] for line in (folder / "trials" / "ends.log").read_text().splitlines()}
         assert len(took_part) > 1
 
@@ -110,7 +132,7 @@ def finished(folder: Path) -> list[Any]:
 
 
 def test_ten_kills_of_workers_and_coordinator_lose_no_trial_and_count_none_twice(tmp_path: Path):
-    expected = search_kills.coordinate(tmp_path / "whole", "search")
+    expected = search_kills.undisturbed(tmp_path / "whole")
     records, trials = search_kills.killed_ten_times(tmp_path / "killed", "search")
     search_kills.check(records, trials, expected)
 
