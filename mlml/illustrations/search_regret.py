@@ -4,17 +4,18 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from mlml.config import Declared, sampler_entries, shared_by
 from mlml.findings import Findings
 from mlml.illustrations._objectives import OBJECTIVES
-from mlml.search._comparison import run_all
 from mlml.search._regret import baseline, metrics, regrets, sentences, table
 from mlml.search._regret_figures import plot_curves, plot_ends
-from mlml.search._study import Objective, Report
+
+if TYPE_CHECKING:
+    from mlml.search._study import Objective, Report
 
 QUANTITY = "regret: best value so far, less the minimum"
 
@@ -57,12 +58,14 @@ class SearchRegret:
 
     def illustrate(self) -> Findings:
         """Run every search, and tell how near each comes to the minimum."""
+        from mlml.search._comparison import run_all  # not above: it imports Optuna
+
         config, objective = self.config, OBJECTIVES[self.config.function]
 
-        def evaluate(values: Mapping[str, Any], number: int, folder: Path, report: Report) -> float:
+        def evaluate(values: Mapping[str, Any], number: int, folder: Path, report: "Report") -> float:
             return objective.function(values)
 
-        def of_seed(seed: int) -> Objective:
+        def of_seed(seed: int) -> "Objective":
             return evaluate
 
         shared = shared_by(config.function, objective.space(), config.trials, "validation/value")

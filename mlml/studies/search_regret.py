@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
@@ -17,11 +17,12 @@ from mlml.config import (
     shared_by,
 )
 from mlml.findings import Findings
-from mlml.search._comparison import run_all
 from mlml.search._regret import baseline, metrics, regrets, sentences, table
 from mlml.search._regret_figures import plot_curves, plot_ends
-from mlml.search._study import Objective, Report
 from mlml.studies._subject import Subject
+
+if TYPE_CHECKING:
+    from mlml.search._study import Objective, Report
 
 
 class SearchRegret:
@@ -78,10 +79,12 @@ class SearchRegret:
         Raises:
             SearchError: no trial of a search was completed.
         """
+        from mlml.search._comparison import run_all  # not above: it imports Optuna
+
         config = self.config
 
-        def of_seed(seed: int) -> Objective:
-            def train(overrides: Mapping[str, Any], number: int, folder: Path, report: Report) -> float:
+        def of_seed(seed: int) -> "Objective":
+            def train(overrides: Mapping[str, Any], number: int, folder: Path, report: "Report") -> float:
                 measured = subject.train_otherwise(overrides, seed, folder)
                 if config.metric not in measured:
                     has = ", ".join(measured)
