@@ -10,6 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+YIELDS = 10
+"""What a process beside another adds to its niceness once it is ready: the work of the other comes first."""
+
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:

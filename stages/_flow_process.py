@@ -172,6 +172,7 @@ def follow(told: BinaryIO, replying: int) -> int:
     with beside.importing():
         for module in MODULES:
             importlib.import_module(module)
+    os.nice(beside.YIELDS)
     message = heard.get()
     if message == GONE:
         return 0

@@ -43,17 +43,24 @@ class Stored:
     def read(cls: type[S], folder: Path) -> S | None:
         """Return what the folder holds, or None."""
         try:
-            return cls(**json.loads((folder / cls.FILE).read_text()))
+            text = (folder / cls.FILE).read_text()
         except FileNotFoundError:
             return None
+        return cls(**json.loads(text)) if text else None  # empty: the power was cut before it came to the disk
 
-    def write(self, folder: Path) -> None:
-        """Put this into the folder: a reader, or a kill, meets the old content or the new, nothing between."""
+    def write(self, folder: Path, flush: bool = True) -> None:
+        """Put this into the folder: a reader, or a kill, meets the old content or the new, nothing between.
+
+        Args:
+            folder: of the run.
+            flush: wait until a power cut cannot lose it.
+        """
         partial = folder / f"{self.FILE}.partial"
         with partial.open("w") as file:
             json.dump(asdict(self), file, indent=1)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         partial.replace(folder / self.FILE)
 
 
@@ -164,7 +171,7 @@ class Run:
                 raise TrackingError(f"{parent}: holds no run; open the parent of {folder} first")
             record.parent, record.parent_id = os.path.relpath(parent, folder), above.id
         _drop_half_line(folder / POINTS)
-        record.write(folder)
+        record.write(folder, flush=parent is None)  # a nested run that is lost in a power cut begins anew
         return cls(folder, record, lock)
 
     def add_tags(self, tags: Mapping[str, Any]) -> None:

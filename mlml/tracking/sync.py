@@ -167,6 +167,7 @@ def _send(uri: str, told: BinaryIO) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with beside.importing():
         store.warm_up(uri)
+    os.nice(beside.YIELDS)
     # what goes wrong is told once, by the sender; mlflow has read its level already where this is a fork
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     folder = told.readline().decode().strip()
