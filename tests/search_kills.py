@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ CONFIG = TPE.Config.model_validate(
 
 def objective(values: dict[str, Any], number: int, folder: Path, report: Callable[[int, float], None]) -> float:
     """A training in small, which goes on from the checkpoint in its folder; the last one waits for the last kill."""
+    (folder.parent / f"runs_{os.getpid()}").touch()
     while number == TRIALS - 1 and not (folder.parent / OVER).exists():
         time.sleep(0.01)
     state = folder / "state.json"
@@ -60,6 +62,8 @@ def fork(work: Callable[[], Any]) -> int:
         try:
             work()
             os._exit(0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(1)
     return child
@@ -83,12 +87,18 @@ def undisturbed(folder: Path, name: str = "search") -> list[Record]:
 def killed_ten_times(folder: Path, name: str, seed: int = 0) -> tuple[list[Record], list[Any]]:
     """Run the search in two processes, kill one of them ten times; return its records and what the storage holds."""
     chance = random.Random(seed)
-    begin_study(CONFIG, TPE(CONFIG).sampler, folder, 0, name)
+    # not in this process: those that it forks would share its connections to a database
+    beginning = fork(lambda: begin_study(CONFIG, TPE(CONFIG).sampler, folder, 0, name))
+    assert os.waitpid(beginning, 0)[1] == 0
     roles = [coordinate, join]
     processes = [fork(lambda role=role: role(folder, name)) for role in roles]
     for _ in range(10):
-        time.sleep(chance.uniform(0.02, 0.15))
-        victim = chance.randrange(2)
+        while not (
+            at_work := [place for place in range(2) if (folder / "trials" / f"runs_{processes[place]}").exists()]
+        ):
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0.0, 0.1))
+        victim = chance.choice(at_work)
         os.kill(processes[victim], signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(processes[victim], 0)[1]) == -signal.SIGKILL
         processes[victim] = fork(lambda role=roles[victim]: role(folder, name))
