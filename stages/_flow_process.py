@@ -98,7 +98,7 @@ class FlowProcess(Steps):
         try:
             result = work()
         except BaseException as error:
-            self._tell("end", _fault(error))
+            self._tell("end", fault_of(error))
             raise
         self._tell("end", None)
         return result
@@ -125,7 +125,7 @@ class FlowProcess(Steps):
             self._ended = True
             for library in LOGGERS:
                 logging.getLogger(library).removeHandler(self._handler)
-            self._tell("end", _fault(error))
+            self._tell("end", fault_of(error))
 
     def close(self) -> None:
         """Wait, for a bounded time, until Prefect knows all."""
@@ -158,7 +158,8 @@ class _Interrupted(BaseException):
     """Base of what stands for an interrupt of the stage, or for its sudden end."""
 
 
-def _fault(error: BaseException | None) -> list[Any] | None:
+def fault_of(error: BaseException | None) -> list[Any] | None:
+    """Return an error as it is told: its kind, its words, and whether it is no interrupt."""
     return None if error is None else [type(error).__name__, str(error), isinstance(error, Exception)]
 
 

@@ -14,7 +14,7 @@ from mlml.tracking.run import Record, Run
 from mlml.tracking.store import tracking_uri
 from mlml.tracking.sync import SyncProcess
 from stages import _lineage, _servers
-from stages._flow_process import FlowProcess
+from stages._flow_process import FlowProcess, fault_of
 from stages._run import EXPERIMENT, tags_of
 from stages._steps import log_to_console
 
@@ -81,7 +81,7 @@ class Participant:
                 state = "pruned"
                 raise
             except BaseException as error:
-                fault = [type(error).__name__, str(error), isinstance(error, Exception)]
+                fault = fault_of(error)
                 state, failure = "failed", str(error)
                 raise
             finally:

@@ -3,7 +3,6 @@
 <run folder of the stage>/trial_<n>/     record and checkpoints of trial n; further seeds in seed_<s>/ below it
 """
 
-import logging
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -23,8 +22,6 @@ from stages._evaluating import evaluator
 from stages._probing import prober
 from stages._training import kept_base, train
 from stages.prepare import PREPARED
-
-logger = logging.getLogger(__name__)
 
 OpenRun = Callable[[str, dict[str, Any], dict[str, str]], Run]
 """Opens the record of a trial: (name of its folder, values, tags)."""
