@@ -40,6 +40,7 @@ class Stage:
         steps: runs named pieces of work as Prefect tasks.
         last_tags: by the folder of a nested run, what it is tagged with when it ends.
         at_end: called when the outputs are written, before the runs count as finished: what removes checkpoints.
+        early: what the group has begun before anything else, if it does such a thing.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stage:
     steps: Steps
     last_tags: dict[Path, dict[str, str]] = field(default_factory=dict)
     at_end: list[Callable[[], None]] = field(default_factory=list)
+    early: Any = None
     _nested: list[Run] = field(default_factory=list)
 
     def nested_run(self, label: str, parameters: Mapping[str, Any], **tags: str) -> Run:
@@ -86,10 +88,15 @@ class Stage:
             run.finish(status, self.last_tags.get(run.folder))
 
 
-def run_stage(group: str, work: Callable[[Stage], None]) -> None:
+def run_stage(group: str, work: Callable[[Stage], None], begin: Callable[[str, bool], Any] | None = None) -> None:
     """Run the entry that the command line names as one stage of a group of dvc.yaml.
 
     Exit codes: 2 when the declaration has faults; 1 when the work fails.
+
+    Args:
+        group: of the stage.
+        work: what it does.
+        begin: begins processes of the group's own: (name of the entry, whether to fork this process) -> `Stage.early`.
     """
     started = time.monotonic()
     # importing torch and Prefect makes some million objects, none of them garbage; looking for it costs a tenth
@@ -100,8 +107,9 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
     address = f"{group}@{name}" if len(sys.argv) > 1 else group
     root = _lineage.store_root()
     _servers.apply_settings(root)
-    # both processes, before a thread begins; they import for longer than anything here takes
+    # the processes, before a thread begins; they import for longer than anything here takes
     syncer, flow = SyncProcess(tracking_uri(root), fork=is_warm()), FlowProcess(fork=is_warm())
+    early = begin(name, is_warm()) if begin is not None else None
     end_with_dvc()
     from stages.check import read_or_exit
 
@@ -117,7 +125,7 @@ def run_stage(group: str, work: Callable[[Stage], None]) -> None:
                 if tags["git.dirty"] == "true":
                     run.log_artifact(_diff.write_patch(Path.cwd(), folder))
                 syncer.begin(folder)
-                stage = Stage(name, address, declared, folder, run, tags, flow)
+                stage = Stage(name, address, declared, folder, run, tags, flow, early=early)
                 try:
                     work(stage)
                     flow.end()

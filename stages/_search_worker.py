@@ -1,15 +1,17 @@
 """A process that takes part in a search: beside its stage, or wherever its study is reached (`mlml search worker`)."""
 
+import importlib
 import json
 import logging
 import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from mlml import declaration
+from mlml import beside, declaration
 from mlml.tracking.run import Record, Run
 from mlml.tracking.store import tracking_uri
 from mlml.tracking.sync import SyncProcess
@@ -26,6 +28,11 @@ OnEnd = Callable[[list[Any] | None], None]
 OnBegin = Callable[[int], OnEnd]
 """Hears that a trial begins: (its number) -> what hears its end."""
 
+GO = b"go"
+"""Told to a worker beside a stage when the search is begun; until then it imports."""
+
+MODULES = ("torch", "optuna", "mlml.search._study", "mlml.train", "stages._trials", "stages._training")
+
 
 class Participant:
     """Runs trials of a search whose stage is at work, in the folder of the stage's run where that is on this machine.
@@ -34,15 +41,18 @@ class Participant:
 
     Attributes:
         lineage: of the stage; equal to that of the stage at work, so that both vary the same code, data and numbers.
-        elsewhere: the stage works on another machine.
     """
 
     def __init__(self, name: str) -> None:
         self.name, self.address = name, f"search@{name}"
         self.root, self.lineage = _lineage.store_root(), _lineage.of(f"search@{name}")
         self.folder = _lineage.run_folder(self.root, self.lineage)
-        self.elsewhere = not (self.folder / Record.FILE).exists()
         self._runs: list[Run] = []
+
+    @cached_property
+    def elsewhere(self) -> bool:
+        """Whether the stage works on another machine; asked when it is at work."""
+        return not (self.folder / Record.FILE).exists()
 
     def take_part(self, on_begin: OnBegin) -> int:
         """Run trials until none of the search is left; returns how many this process ran.
@@ -139,30 +149,42 @@ def alone(name: str) -> int:
         flow.close()
 
 
+def follow(name: str, told: BinaryIO, telling: int) -> int:
+    """Take part beside the stage that speaks through `told`, and hears in `telling`; returns the exit code."""
+    log_to_console()
+    participant = Participant(name)
+    with beside.importing():
+        for module in MODULES:
+            importlib.import_module(module)
+    if told.readline().rstrip() != GO:
+        return 0  # the stage has ended before it had a search
+    lock, over = threading.Lock(), threading.Event()
+    threading.Thread(target=_end_with_stage, args=(told, over), daemon=True, name="end-with-stage").start()
+    with os.fdopen(telling, "w", buffering=1) as stage:
+
+        def tell(*words: Any) -> None:
+            with lock:
+                stage.write(json.dumps(words) + "\n")
+
+        def on_begin(number: int) -> OnEnd:
+            tell("begin", number)
+            return lambda fault: tell("end", number, fault)
+
+        participant.take_part(on_begin)
+        over.set()  # before the stage can hear that it is
+    logging.shutdown()
+    return 0
+
+
+def _end_with_stage(told: BinaryIO, over: threading.Event) -> None:
+    told.read()
+    if not over.is_set():
+        os._exit(1)
+
+
 def main() -> None:
     """Take part beside the stage: `python -m stages._search_worker NAME DESCRIPTOR`, where the stage listens."""
-    name, telling = sys.argv[1], os.fdopen(int(sys.argv[2]), "w", buffering=1)
-    threading.Thread(target=_end_with_stage, daemon=True, name="end-with-stage").start()
-    log_to_console()
-    lock = threading.Lock()
-
-    def tell(*words: Any) -> None:
-        with lock:
-            telling.write(json.dumps(words) + "\n")
-
-    def on_begin(number: int) -> OnEnd:
-        tell("begin", number)
-        return lambda fault: tell("end", number, fault)
-
-    Participant(name).take_part(on_begin)
-    telling.close()
-    logging.shutdown()
-    os._exit(0)  # taking torch apart takes long
-
-
-def _end_with_stage() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
+    os._exit(follow(sys.argv[1], sys.stdin.buffer, int(sys.argv[2])))  # taking torch apart takes long
 
 
 if __name__ == "__main__":

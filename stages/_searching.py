@@ -59,6 +59,7 @@ def search(stage: Stage) -> None:
             stage.run.log_artifact(path)
 
     stage.steps.run("write outputs", write)
+    stage.at_end.append(partial(clear_checkpoints, stage.folder))
     stage.at_end.append(partial(close, study, name, stage.run.record.id))
 
 
@@ -91,4 +92,3 @@ def _close(stage: Stage, record: Record, runs: dict[str, Run]) -> None:
     if run is None:  # of a worker, or of a process that was killed before it could end its run
         run = stage.nested_run(label, record.parameters, **{"mlml.trial": str(record.number)})
     stage.last_tags[run.folder] = ending(record.state, record.failure)
-    stage.at_end.append(partial(clear_checkpoints, run.folder))

@@ -36,6 +36,7 @@ CONFIG = TPE.Config.model_validate(
 
 def objective(values: dict[str, Any], number: int, folder: Path, report: Callable[[int, float], None]) -> float:
     """A training in small, which goes on from the checkpoint in its folder; the last one waits for the last kill."""
+    folder.mkdir(exist_ok=True)
     (folder.parent / f"runs_{os.getpid()}").touch()
     while number == TRIALS - 1 and not (folder.parent / OVER).exists():
         time.sleep(0.01)

@@ -58,7 +58,8 @@ class Report(Protocol):
 Objective = Callable[[dict[str, Any], int, Path, Report], float | Sequence[float]]
 """Runs one trial: (values by dotted path, number of the trial, folder of the trial, report) -> value.
 
-With further objectives it returns one value for each, in the order of `SearchConfig.directions`.
+The folder is its alone, and not there until the objective makes it. With further objectives it returns one value for
+each, in the order of `SearchConfig.directions`.
 """
 
 MakeSampler = Callable[[int, int], optuna.samplers.BaseSampler]
@@ -245,7 +246,9 @@ class _Search:
                 if trial.state == TrialState.RUNNING:
                     lock = self.store.lock(f"trials/{trial.number:04d}")
                     if lock.acquire(wait=False):
-                        if self._take_over(trial):
+                        now = self.study.get_trials(deepcopy=False)[trial.number]
+                        # it may have ended, and its lock with it, since `trials` were read
+                        if now.state == TrialState.RUNNING and self._take_over(now):
                             return trial.number, lock
                         lock.release()
             trials = self.study.get_trials(deepcopy=False)
@@ -306,7 +309,8 @@ class _Search:
     def _sampled(self, past: Sequence[FrozenTrial]) -> FrozenTrial:
         """Draw the values of the trial that comes after `past`."""
         sampler = self.sampler(derive(self.seed, "trial", len(past)) % 2**32, self.seed)  # NumPy takes 32 bits
-        study = scratch(without_continued(past), list(self.config.directions.values()), sampler)
+        known = without_continued(past) if self.config.pruner == "asha" else past
+        study = scratch(known, list(self.config.directions.values()), sampler)
         trial = study.ask()
         suggest(trial, self.config.space)
         return study._storage.get_trial(trial._trial_id)
@@ -316,7 +320,6 @@ class _Search:
         trial, began = Trial(self.study, self._id(number)), time.monotonic()
         overrides = _ordered(trial.params, self.config)
         folder = self.folder / "trials" / f"{number:04d}"
-        folder.mkdir(exist_ok=True)
         logger.info("trial %d: %s", number, ", ".join(f"{path}={value}" for path, value in overrides.items()))
         try:
             if self._prunes(number):  # killed between its last evaluation and the end that this evaluation called for
@@ -372,8 +375,7 @@ class _Search:
         )
 
     def _id(self, number: int) -> int:
-        study_id = self.store.storage.get_study_id_from_name(self.store.name)
-        found: int = self.store.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        found: int = self.store.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
         return found
 
 

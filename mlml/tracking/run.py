@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Literal, TypeVar
@@ -57,7 +57,7 @@ class Stored:
         """
         partial = folder / f"{self.FILE}.partial"
         with partial.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
+            file.write(json.dumps(vars(self)))
             file.flush()
             if flush:
                 os.fsync(file.fileno())
@@ -220,7 +220,8 @@ class Run:
         if self.record.status == "RUNNING":
             self.record.tags |= {key: str(value) for key, value in (tags or {}).items()}
             self.record.end, self.record.status = _now(), status
-            self.record.write(self.folder)
+            # of a nested run at the latest when its parent ends, after it: the end of that waits for the disk
+            self.record.write(self.folder, flush=self.record.parent is None)
             self._lock.close()
 
     def leave(self) -> None:

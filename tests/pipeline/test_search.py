@@ -140,3 +140,12 @@ def test_a_worker_from_elsewhere_takes_part_and_leaves_when_no_trial_is_left(pro
 
 def trials_of(project):
     return [run for run, status, tags, _ in runs(project) if "mlml.trial" in tags and status == "FINISHED"]
+
+
+def test_workers_that_the_warm_parent_forked_come_to_the_same(project, searched):
+    project.run("mlml", "repro", "--force", "search@rate")
+    assert project.hashes(*OUTPUTS) == searched
+    journals = project.folder.glob(".mlml/runs/search@rate/*/study/journal.log")
+    lines = [json.loads(line) for line in max(journals, key=os.path.getmtime).read_text().splitlines()]
+    ran = [line["user_attrs"]["worker"]["pid"] for line in lines if "worker" in line.get("user_attrs", {})]
+    assert (len(ran), len(set(ran))) == (TRIALS, 2)

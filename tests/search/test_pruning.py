@@ -9,9 +9,9 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 from mlml.config import DeclarationError, SearchConfig, parse
+from mlml.search._storage import Journal
 from mlml.search._study import Record, run_study
 from mlml.search.random import Random
 
@@ -36,6 +36,7 @@ def run(method: Random, folder: Path, objective: Any, seed: int = 0) -> list[Rec
 
 def falling(overrides: dict[str, Any], number: int, folder: Path, report: Callable[[int, float], None]) -> float:
     """A metric that is the better the smaller x, and better with every step; notes how far it came."""
+    folder.mkdir(exist_ok=True)
     for step in STEPS:
         with (folder / "steps.log").open("a") as log:
             log.write(f"{step}\n")
@@ -109,7 +110,7 @@ def test_killed_at_any_write_a_study_prunes_the_same(pruner: dict[str, Any], tmp
     expected = run(method, tmp_path / "whole", briefly)
     assert {record.state for record in expected} == {"complete", "pruned"}
     writes = len((tmp_path / "whole" / "journal.log").read_bytes().splitlines())
-    append = JournalFileBackend.append_logs
+    append = Journal.append_logs
     for number in range(writes):
         folder = tmp_path / f"killed_{number}"
         child = os.fork()
@@ -121,7 +122,7 @@ def test_killed_at_any_write_a_study_prunes_the_same(pruner: dict[str, Any], tmp
                 if next(numbers) == number:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            JournalFileBackend.append_logs = dying
+            Journal.append_logs = dying
             try:
                 run(method, folder, briefly)
             finally:

@@ -17,7 +17,7 @@ from search_kills import fork
 from test_search_study import in_fork, method, run, toy
 
 from mlml.search._past import horizon
-from mlml.search._storage import journal_storage
+from mlml.search._storage import FileLock, journal_storage
 from mlml.search._study import MAX_ENDS, SearchError, begin_study, take_part
 from mlml.train_state import Pause
 
@@ -158,6 +158,7 @@ def test_evaluations_in_between_let_a_trial_be_interrupted_at_any_number_of_time
     steps = 2 * MAX_ENDS
 
     def step_by_step(o: dict[str, Any], n: int, folder: Path, report: Callable[[int, float], None]) -> float:
+        folder.mkdir(exist_ok=True)
         done = folder / "done"
         step = int(done.read_text()) if done.exists() else 0
         if step == steps:
@@ -200,6 +201,7 @@ def tiers(values: list[float]) -> Any:
     begun: dict[int, int] = {}
 
     def objective(overrides: dict[str, Any], number: int, folder: Path, report: Any) -> float:
+        folder.mkdir(exist_ok=True)
         root = begun[number] = begun[report.continues] if report.continues is not None else len(begun_roots(begun))
         start = 0
         if report.continues is not None:
@@ -328,3 +330,39 @@ def test_a_scratch_study_is_what_adding_the_trials_makes():
     assert ours.best_trial.number == plain.best_trial.number == 0
     assert ours.ask().number == plain.ask().number == 3
     assert {trial.number for trial in trials} == {-1}  # those that were given are left alone
+
+
+def test_a_trial_that_ends_while_another_looks_for_one_is_not_taken_over(tmp_path: Path, monkeypatch: Any):
+    search = parallel("random", pruner="none")
+    begin_study(search.config, search.sampler, tmp_path, 0)
+    storage, taking = journal_storage(tmp_path / "journal.log"), FileLock.acquire
+    [study] = storage.get_all_studies()
+    storage.create_new_trial(study._study_id)  # being run by another process
+
+    def acquire(lock: FileLock, wait: bool = True) -> bool:
+        if not wait and finished(tmp_path)[0].state.name == "RUNNING":  # it ends between the look and the lock
+            storage.set_trial_state_values(0, optuna.trial.TrialState.COMPLETE, [1.0])
+        return taking(lock, wait)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    records = take_part(search.config, search.sampler, tmp_path, toy, 0, join=True)
+    assert [record.number for record in records] == list(range(TRIALS))
+    assert records[0].value == 1.0
+
+
+def test_a_power_cut_that_loses_the_beginning_of_a_trial_lets_it_begin_again_the_same(tmp_path: Path):
+    search = method("random", trials=3, pruner="none")
+    whole = run(search, tmp_path / "whole", toy)
+    journal = tmp_path / "cut" / "journal.log"
+
+    def cut(overrides: dict[str, Any], number: int, folder: Path, report: Any) -> float:
+        if number == 1:
+            lines = journal.read_bytes().splitlines(keepends=True)
+            journal.write_bytes(b"".join(lines[:-1]))
+            raise KeyboardInterrupt
+        return toy(overrides, number, folder, report)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(search, tmp_path / "cut", cut)
+    assert len(finished(tmp_path / "cut")) == 1
+    assert run(search, tmp_path / "cut", toy) == whole

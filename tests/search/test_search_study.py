@@ -13,12 +13,11 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 from mlml import catalogue
 from mlml.config import parse
 from mlml.search._space import suggest
-from mlml.search._storage import FileLock, journal_storage
+from mlml.search._storage import FileLock, Journal, journal_storage
 from mlml.search._study import Record, SearchError, _Search, best, run_study
 from mlml.seeds import derive
 
@@ -66,6 +65,7 @@ def run(search: Any, folder: Path, objective: Any, seed: int = 0) -> list[Record
 
 def toy(overrides: dict[str, Any], number: int, folder: Path, report: Callable[[int, float], None]) -> float:
     """A training in small: its state depends on every step, and it goes on from the checkpoint in its folder."""
+    folder.mkdir(exist_ok=True)
     checkpoint = folder / "state.json"
     state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "total": BASE.get(number, 0.0)}
     for step in STEPS:
@@ -168,7 +168,7 @@ def in_fork(work: Callable[[], None]) -> int:
 def kill_at_write(number: int, moment: str) -> None:
     """From now on, this process dies at its n-th write to a journal: in the middle of the line, or after it."""
     numbers = count()
-    append = JournalFileBackend.append_logs
+    append = Journal.append_logs
 
     def dying(self: Any, logs: list[dict[str, Any]]) -> None:
         if next(numbers) == number:
@@ -181,7 +181,7 @@ def kill_at_write(number: int, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         append(self, logs)
 
-    JournalFileBackend.append_logs = dying
+    Journal.append_logs = dying
 
 
 @pytest.mark.parametrize("moment", ["torn", "after"])
