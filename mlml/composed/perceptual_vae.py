@@ -1,135 +1,22 @@
 """Variational autoencoder of features: Hou et al. 2017, arXiv:1610.00291 ("Deep Feature Consistent VAE").
 
-Notation as in `mlml.generative._variational`; there is no condition. Grid l (b, c_l, h_l, w_l) is what stage l of the
-base's encoder leaves of images, counted from 1.
+Notation as in `mlml.generative._variational`; there is no condition.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
-
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
-from torch import Tensor
-
-from mlml.config import ComposedConfig, EncoderConfig, Probability, ShiftFlipConfig, TrainConfig
-from mlml.data.dataset import DataSpec
-from mlml.generative._variational import Unconditional, log_likelihood_of_pixels
-from mlml.method import Composed, Method, Output
-from mlml.models import Grids
+from mlml.composed._perceptual import Perceptual
+from mlml.config import PerceptualConfig
+from mlml.generative._variational import Unconditional
 
 
-def feature_distance(
-    grids: Sequence[Float[Tensor, "b c_l h_l w_l"]],
-    others: Sequence[Float[Tensor, "b c_l h_l w_l"]],
-    normalise: bool = False,
-) -> Float[Tensor, " b"]:
-    """Distance of images by what stages of a network leave of each, summed over the stages.
-
-    Half the squared difference, the mean over channels and places: Hou et al. 2017, section 3.2; twice that is Eq. 2 of
-    Johnson et al. 2016, arXiv:1603.08155.
-
-    Args:
-        grids: of some images, stage by stage.
-        others: of as many others.
-        normalise: every place's channels are divided by their Euclidean norm, and the squared difference is their sum,
-            the mean over places: Zhang et al. 2018, arXiv:1801.03924, Eq. 1 with weights of 1. It does not hang on how
-            large the activations of a stage are.
-
-    Returns:
-        Dimensionless; 0 for equal grids.
-    """
-    distances = []
-    for grid, other in zip(grids, others, strict=True):
-        if normalise:
-            ours, theirs = (F.normalize(each.float(), dim=1) for each in (grid, other))
-            distances.append((ours - theirs).square().sum(1).flatten(1).mean(1))
-        else:
-            distances.append(0.5 * (grid.float() - other.float()).square().flatten(1).mean(1))
-    return torch.stack(distances).sum(0)
-
-
-class PerceptualVAE(Composed, Unconditional):
-    """A variational autoencoder whose decoder is to make what a trained classifier sees as the image.
-
-    The reconstruction term of the evidence lower bound is `feature_weight` times `feature_distance`, and `pixel_weight`
-    times minus the log likelihood of the pixels, in nats, of which the paper has none. It bounds no likelihood. The
-    paper's alpha and beta are our `beta` and `feature_weight`; its 1 and 0.5 are for the activations of a VGG of
-    ImageNet, which are larger than those of our networks.
-
-    Raises:
-        ValueError: the base's encoder has no such stages.
-    """
+class PerceptualVAE(Perceptual, Unconditional):
+    """A VAE whose images are to look to a trained classifier as those that they stand for."""
 
     measures = ("reconstruction", "kl", "active_dimensions", "collapsed_dimensions", "pixel", "feature")
     base_families = ("supervised",)
     base_needs = ("encode",)
     base_seed = "first"
 
-    class Config(ComposedConfig):
-        """Numbers of the autoencoder.
-
-        Attributes:
-            pixel_weight: of minus the log likelihood of the pixels.
-            feature_weight: of the distance of features.
-            layers: stages of the base's encoder that are compared, counted from 1: the stages of a `cnn` or a `resnet`,
-                the convolutions of a `convnet`; null: all.
-            normalise: whether the distance is that of Zhang et al. 2018, of directions of features.
-            kl_warmup: share of the run over which the weight of the KL term rises from 0 to `beta`; evaluations use
-                `beta` all along.
-        """
-
-        encoder: EncoderConfig
-        train: TrainConfig
-        latent_dim: PositiveInt = 16
-        decoder_width: PositiveInt = 32
-        beta: NonNegativeFloat = 1.0
-        kl_warmup: Probability = 0.0
-        pixel_weight: NonNegativeFloat = 0.0
-        feature_weight: PositiveFloat = 100.0
-        layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
-        normalise: bool = False
-        likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
-        augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
-
-        @field_validator("layers")
-        @classmethod
-        def _different(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
-            if layers is not None and len(set(layers)) < len(layers):
-                raise ValueError(f"must be different from each other; got {list(layers)}")
-            return layers
-
-        def misfit(self, base: Any) -> str | None:
-            network, count = base.encoder.network, base.encoder.num_grids
-            if count == 0:
-                return (
-                    f"base: its encoder is of {network!r}, which has no stages of convolutions to compare; take one of "
-                    "'cnn', 'convnet' and 'resnet'"
-                )
-            beyond = [layer for layer in self.layers or () if layer > count]
-            if beyond:
-                return f"layers: the base's encoder, of {network!r}, has the stages 1 to {count}; got {beyond[0]}"
-            return None
+    class Config(PerceptualConfig):
+        """Numbers of the autoencoder."""
 
     config: Config
-
-    def __init__(self, config: Config, spec: DataSpec, base: Method) -> None:
-        super().__init__(config, spec, base)
-        if (misfit := config.misfit(base.config)) is not None:
-            raise ValueError(f"perceptual_vae: {misfit}")
-        self.layers = config.layers or tuple(range(1, base.config.encoder.num_grids + 1))
-
-    def reconstruction(self, logits: Float[Tensor, "b c h w"], images: Float[Tensor, "b c h w"]) -> Output:
-        """The weighted sum of both terms, the mean over images, and the two as they are before they are weighed."""
-        with torch.no_grad():
-            wanted = self.features(images)
-        feature = feature_distance(self.features(logits.sigmoid()), wanted, self.config.normalise).mean()
-        pixel = -log_likelihood_of_pixels(logits, images, self.config.likelihood).mean()
-        total = self.config.pixel_weight * pixel + self.config.feature_weight * feature
-        return Output(total, {"pixel": pixel, "feature": feature})
-
-    def features(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b c_l h_l w_l"]]:
-        """What the compared stages leave of images in [0, 1], in the order in which they are declared."""
-        grids = cast(Grids, self.base.encoder).grids(images)
-        return [grids[layer - 1] for layer in self.layers]

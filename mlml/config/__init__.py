@@ -46,6 +46,7 @@ from mlml.config.optimizers import (
     SGDConfig,
 )
 from mlml.config.overrides import overridden
+from mlml.config.perceptual import PerceptualConfig
 from mlml.config.samplers import sampler_entries, shared_by
 from mlml.config.schedules import (
     ConstantSchedule,
@@ -138,6 +139,7 @@ __all__ = [
     "OptimizerConfig",
     "OrthogonalInitialiser",
     "PReLUActivation",
+    "PerceptualConfig",
     "PlainActivation",
     "PlainInitialiser",
     "PlainNorm",

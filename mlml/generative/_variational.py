@@ -1,8 +1,8 @@
 """What variational autoencoders have in common: Gaussian posterior, decoder, evidence lower bound, and its tightening.
 
 Notation: `mu`, `log_var` (b, d) are mean and log variance of q(z|x), d = `latent_dim`; z is a draw of it, noise its
-standard normal draw; p(z) = N(0, I). A condition (b, k) is what encoder and decoder are told beside the image, such as
-its class; k = 0 for none.
+standard normal draw. A condition y (b, k) is what encoder and decoder are told beside the image, such as its class;
+k = 0 for none. p(z|y) = N(0, I), unless a method has another.
 """
 
 import math
@@ -31,6 +31,19 @@ Likelihoods = Literal["bernoulli", "gaussian"]
 def kl_per_dimension(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     """KL(N(mu, exp(log_var)) || N(0, 1)) of each latent dimension, in nats (Kingma & Welling 2014, appendix B)."""
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
+
+
+def kl_between(
+    mu: Float[Tensor, "b d"],
+    log_var: Float[Tensor, "b d"],
+    prior_mu: Float[Tensor, "b d"],
+    prior_log_var: Float[Tensor, "b d"],
+) -> Float[Tensor, "b d"]:
+    """KL(N(mu, exp(log_var)) || N(prior_mu, exp(prior_log_var))) of each latent dimension, in nats.
+
+    It stays as it is when both are shifted and scaled alike, here so that the second is N(0, 1).
+    """
+    return kl_per_dimension((mu - prior_mu) * (-0.5 * prior_log_var).exp(), log_var - prior_log_var)
 
 
 def draw(mu: Float[Tensor, "b d"], log_var: Float[Tensor, "b d"], noise: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
@@ -143,7 +156,7 @@ class Variational(Method):
         """
         mu, log_var = self.posterior_of(self.encoder(images), condition)
         logits = self.logits(draw(mu, log_var, noise), condition)
-        kl = kl_per_dimension(mu, log_var)  # (b, d)
+        kl = kl_between(mu, log_var, *self.prior_of(condition))  # (b, d)
         reconstruction, parts = self.reconstruction(logits, images)
         weight = self.kl_weight if self.training else self.config.beta
         active = (distributed.mean(kl.detach().mean(0)) > ACTIVE).float().sum()  # of the batch of all processes
@@ -163,6 +176,11 @@ class Variational(Method):
         Here it is minus the log likelihood of the pixels, the mean over images, in nats.
         """
         return Output(-log_likelihood_of_pixels(logits, images, self.config.likelihood).mean())
+
+    def prior_of(self, condition: Float[Tensor, "b k"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log variance of p(z|y): here of N(0, I)."""
+        origin = condition.new_zeros(len(condition), self.config.latent_dim)
+        return origin, origin
 
     def posterior_of(
         self, features: Float[Tensor, "b f"], condition: Float[Tensor, "b k"]
@@ -197,8 +215,7 @@ class Variational(Method):
             mu, log_var = self.posterior_of(features, told)
             z = draw(mu, log_var, self.noise(len(images), generator))
             pixels = log_likelihood_of_pixels(self.logits(z, told), images, self.config.likelihood) + constant
-            origin = torch.zeros_like(z)
-            draws.append((pixels, log_normal(z, origin, origin), log_normal(z, mu, log_var)))
+            draws.append((pixels, log_normal(z, *self.prior_of(told)), log_normal(z, mu, log_var)))
         return importance_weighted_bound(*(torch.stack(each) for each in zip(*draws, strict=True)))
 
     def encode(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:

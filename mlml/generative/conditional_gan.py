@@ -54,6 +54,9 @@ class ProjectionDiscriminator(nn.Module):
     """Whether an image is a real one of its class: a logit of the image, and how well its features fit the class.
 
     Miyato & Koyama 2018, arXiv:1802.05637, Eq. 3: y^T V phi(x) + psi(phi(x)); V is the embedding, psi a linear map.
+
+    Attributes:
+        to_scores: from phi(x) to scores of the classes, where they are wanted (Odena et al. 2017).
     """
 
     def __init__(self, config: "ConditionalGAN.Config", spec: DataSpec, norm: PlainNorm) -> None:
@@ -61,12 +64,15 @@ class ProjectionDiscriminator(nn.Module):
         size = (spec.height, spec.width)
         self.judge = ConvDiscriminator(spec.channels, *size, config.discriminator_width, norm)
         self.embedding = nn.Embedding(len(spec.classes), self.judge.feature_dim)
+        self.to_scores = nn.Linear(self.judge.feature_dim, len(spec.classes)) if config.auxiliary_weight else None
 
-    def forward(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Logits of being real images of their classes."""
+    def forward(
+        self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k"] | None]:
+        """Logits of being real images of their classes, and scores of the classes."""
         features = self.judge.features(images)  # (b, d)
         logits: Tensor = self.judge.to_logit(features)[:, 0] + (self.embedding(labels) * features).sum(1)
-        return logits
+        return logits, None if self.to_scores is None else self.to_scores(features)
 
 
 class ConcatenationDiscriminator(nn.Module):
@@ -77,17 +83,21 @@ class ConcatenationDiscriminator(nn.Module):
         self.num_classes, size = len(spec.classes), (spec.height, spec.width)
         self.judge = ConvDiscriminator(spec.channels + self.num_classes, *size, config.discriminator_width, norm)
 
-    def forward(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+    def forward(self, images: Float[Tensor, "b c h w"], labels: Int[Tensor, " b"]) -> tuple[Float[Tensor, " b"], None]:
         """Logits of being real images of their classes."""
         code = F.one_hot(labels, self.num_classes).to(images)[..., None, None]  # (b, k, 1, 1)
         logits: Tensor = self.judge(torch.cat([images, code.expand(-1, -1, *images.shape[2:])], 1))
-        return logits
+        return logits, None
 
 
 class ConditionalGAN(Method):
     """A GAN both of whose players are told the class: Mirza & Osindero 2014, Eq. 2.
 
     Generated images are of the classes of the batch. Both players, and a step, are otherwise those of `gan`.
+
+    With `auxiliary_weight` the discriminator also tells the class (Odena et al. 2017, arXiv:1610.09585, Eq. 3), and
+    both players minimise the cross entropy of that, the discriminator of real images, the generator of its own. The
+    paper's discriminator learns the classes of generated images, too, which at first are of none.
     """
 
     phases: tuple[str, ...] = ("discriminator", "generator")
@@ -101,12 +111,15 @@ class ConditionalGAN(Method):
         Attributes:
             conditioning: of the discriminator; "projection" is that of Miyato & Koyama 2018, arXiv:1802.05637, with
                 which images are better than with "concatenation", the original.
+            auxiliary_weight: of the cross entropy of classes, with "projection". Above 0, images show their class more
+                plainly than real ones do, and are less various.
         """
 
         train: TrainConfig
         latent_dim: PositiveInt = 100
         prior: Literal["uniform", "normal"] = "uniform"
         conditioning: Literal["projection", "concatenation"] = "projection"
+        auxiliary_weight: NonNegativeFloat = 0.0
         loss: Literal["minimax", "non_saturating", "hinge"] = "non_saturating"
         spectral_norm: bool = False
         r1_gamma: NonNegativeFloat = 0.0
@@ -121,6 +134,15 @@ class ConditionalGAN(Method):
         def _own_gradients(self) -> Self:
             if self.r1_gamma > 0 and self.discriminator_norm == "batch":
                 raise ValueError("discriminator_norm must not be 'batch' where r1_gamma is above 0; it mixes images")
+            return self
+
+        @model_validator(mode="after")
+        def _tells_what_it_is_not_told(self) -> Self:
+            if self.auxiliary_weight > 0 and self.conditioning == "concatenation":
+                raise ValueError(
+                    f"auxiliary_weight must be 0 with conditioning 'concatenation', whose discriminator sees the class "
+                    f"in its input; got {self.auxiliary_weight:g}; take 'projection'"
+                )
             return self
 
     config: Config
@@ -152,21 +174,28 @@ class ConditionalGAN(Method):
 
     def forward(self, batch: Drawn, phase: str) -> Output:
         config, images = self.config, 2 * batch.images - 1
+        taken_for: list[Tensor | None] = []  # scores of the images that were judged, in their order
 
         def judged(images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-            logits: Tensor = self.discriminator(images, batch.labels)
-            return logits.float()
+            logits, scores = self.discriminator(images, batch.labels)
+            taken_for.append(scores)
+            return torch.as_tensor(logits.float())
 
         if phase == "generator":
             made = self._made(batch.latents, batch.labels)
             loss = adversarial.generator_loss(config.loss, judged(made))
+            loss = loss + self._misclassified(taken_for[0], batch.labels)
             return Output(loss, {"diversity": adversarial.diversity(made, images)})
         with torch.no_grad():
             made = self._made(batch.latents, batch.labels)
         real, penalty = adversarial.judged_with_r1(judged, images, config.r1_gamma)
         fake = judged(made)
         loss = adversarial.discriminator_loss(config.loss, real, fake) + penalty
-        return Output(loss, adversarial.standing(real, fake))
+        return Output(loss + self._misclassified(taken_for[0], batch.labels), adversarial.standing(real, fake))
+
+    def _misclassified(self, scores: Float[Tensor, "b k"] | None, labels: Int[Tensor, " b"]) -> Tensor | float:
+        """Weighted cross entropy of the classes that images were taken for; 0 where nobody asks for them."""
+        return 0.0 if scores is None else self.config.auxiliary_weight * F.cross_entropy(scores.float(), labels)
 
     def sample(self, num_samples: int, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Images in [0, 1], of the classes in turn, so that of each there are as many, or one more."""

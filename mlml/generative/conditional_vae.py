@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from pydantic import NonNegativeFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlml import distributed
 from mlml.config import Declared, EncoderConfig, Probability, ShiftFlipConfig, TrainConfig
 from mlml.data.augment import shift_flip
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
-from mlml.generative._variational import Variational
+from mlml.generative._variational import Variational, draw
 from mlml.method import Output
 
 
@@ -33,15 +33,19 @@ class ConditionalVAE(Variational):
     """A VAE whose posterior and decoder are told the class of the image, so that it can draw images of a class.
 
     The loss is the negative of Sohn et al. 2015, Eq. 4, per image in nats, with the KL term times `beta`. The prior
-    does not depend on the class, p(z|y) = N(0, I), a case that their section 4.1 names: z then holds what the class
-    does not tell.
+    p(z|y) is a normal distribution of each class, learnt with the rest, or the same for all, N(0, I), a case that their
+    section 4.1 names: z must then hold nothing that the class tells, or samples are of other classes.
     """
 
-    measures = ("reconstruction", "kl", "active_dimensions", "collapsed_dimensions")
+    measures: tuple[str, ...] = ("reconstruction", "kl", "active_dimensions", "collapsed_dimensions")
     reads_labels = True
 
     class Config(Declared):
-        """Numbers of the conditional VAE; those of the VAE."""
+        """Numbers of the conditional VAE; those of the VAE, and its prior.
+
+        Attributes:
+            prior: "conditional", one of each class; "standard", N(0, I).
+        """
 
         encoder: EncoderConfig
         train: TrainConfig
@@ -50,14 +54,20 @@ class ConditionalVAE(Variational):
         beta: NonNegativeFloat = 1.0
         kl_warmup: Probability = 0.0
         likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+        prior: Literal["conditional", "standard"] = "conditional"
         augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
 
     config: Config
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
         if not spec.classes:
-            raise ValueError(f"conditional_vae: draws images of classes, but {spec.name!r} has no labels")
+            name = type(self).__module__.rpartition(".")[2]
+            raise ValueError(f"{name}: draws images of classes, but {spec.name!r} has no labels")
         super().__init__(config, spec, condition_dim=len(spec.classes))
+        self.prior = nn.Linear(len(spec.classes), 2 * config.latent_dim) if config.prior == "conditional" else None
+        if self.prior is not None:
+            for parameter in self.prior.parameters():
+                nn.init.zeros_(parameter)  # N(0, I) of every class to begin with
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Labelled:
         images = shift_flip(batch.images, self.config.augment, generator) if self.training else batch.images
@@ -66,6 +76,13 @@ class ConditionalVAE(Variational):
 
     def forward(self, batch: Labelled, phase: str) -> Output:
         return self.bound(batch.images, self.one_hot(batch.labels), batch.noise)
+
+    def prior_of(self, condition: Float[Tensor, "b k"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Mean and log variance of p(z|y)."""
+        if self.prior is None:
+            return super().prior_of(condition)
+        mu, log_var = self.prior(condition).float().chunk(2, dim=1)
+        return mu, log_var
 
     def one_hot(self, labels: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
         """The condition of labels, on the device of the method."""
@@ -77,7 +94,8 @@ class ConditionalVAE(Variational):
 
     def sample_classes(self, labels: Int[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n c h w"]:
         """Draw an image in [0, 1] of each class."""
-        return self.logits(self.noise(len(labels), generator), self.one_hot(labels)).sigmoid()
+        told = self.one_hot(labels)
+        return self.logits(draw(*self.prior_of(told), self.noise(len(labels), generator)), told).sigmoid()
 
     def log_likelihood(
         self, images: Float[Tensor, "b c h w"], num_samples: int, generator: torch.Generator

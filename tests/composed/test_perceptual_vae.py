@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mlml import model_folder
-from mlml.composed.perceptual_vae import feature_distance
+from mlml.composed._perceptual import feature_distance
 from mlml.generative._variational import Noisy, kl_per_dimension, log_likelihood_of_pixels
 
 TRAIN = {"steps": 1, "batch_size": 16}

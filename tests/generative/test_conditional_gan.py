@@ -38,7 +38,9 @@ def test_the_projection_is_the_papers():
     for k in range(5):
         psi = phi[k] @ discriminator.judge.to_logit.weight[0] + discriminator.judge.to_logit.bias[0]
         expected.append(one_hot[k] @ discriminator.embedding.weight @ phi[k] + psi)
-    torch.testing.assert_close(discriminator(images, labels), torch.stack(expected))
+    logits, scores = discriminator(images, labels)
+    torch.testing.assert_close(logits, torch.stack(expected))
+    assert scores is None
 
 
 @pytest.mark.parametrize("conditioning", ["projection", "concatenation"])
@@ -46,7 +48,8 @@ def test_both_players_are_told_the_class(conditioning):
     method = build(conditioning=conditioning).eval()
     batch = drawn(method)
     other = batch.labels.roll(1)
-    assert not torch.equal(method.discriminator(batch.images, batch.labels), method.discriminator(batch.images, other))
+    (first, _), (second, _) = (method.discriminator(batch.images, labels) for labels in (batch.labels, other))
+    assert not torch.equal(first, second)
     made, others = (method.sample_classes(labels, torch.Generator().manual_seed(0)) for labels in (batch.labels, other))
     assert not torch.equal(made, others)
 
@@ -55,9 +58,33 @@ def test_generated_images_are_judged_as_of_their_classes():
     method = build().eval()
     batch = drawn(method)
     made = method.generator(batch.latents, batch.labels).tanh()
-    real, fake = (method.discriminator(x, batch.labels).sigmoid() for x in (2 * batch.images - 1, made))
+    real, fake = (method.discriminator(x, batch.labels)[0].sigmoid() for x in (2 * batch.images - 1, made))
     torch.testing.assert_close(method(batch, "discriminator").loss, -(real.log() + (1 - fake).log()).mean())
     torch.testing.assert_close(method(batch, "generator").loss, -fake.log().mean())
+
+
+def test_both_players_learn_to_tell_the_classes():
+    """Odena et al. 2017, Eq. 3, as a loop: the discriminator of real images, the generator of its own."""
+    method = build(auxiliary_weight=0.7).eval()
+    batch = drawn(method)
+    made = method.generator(batch.latents, batch.labels).tanh()
+    for phase, images in (("discriminator", 2 * batch.images - 1), ("generator", made)):
+        probabilities = method.discriminator(images, batch.labels)[1].softmax(1)
+        missed = -sum(probabilities[k, batch.labels[k]].log() for k in range(6)) / 6
+        real, fake = (method.discriminator(x, batch.labels)[0].sigmoid() for x in (2 * batch.images - 1, made))
+        game = -fake.log().mean() if phase == "generator" else -(real.log() + (1 - fake).log()).mean()
+        torch.testing.assert_close(method(batch, phase).loss, game + 0.7 * missed)
+    with_penalty = build(auxiliary_weight=0.7, r1_gamma=2.0, discriminator_norm="none").eval()
+    without = build(r1_gamma=2.0, discriminator_norm="none").eval()
+    without.load_state_dict(with_penalty.state_dict(), strict=False)
+    scores = with_penalty.discriminator(2 * batch.images - 1, batch.labels)[1]
+    expected = without(batch, "discriminator").loss + 0.7 * torch.nn.functional.cross_entropy(scores, batch.labels)
+    torch.testing.assert_close(with_penalty(batch, "discriminator").loss, expected)
+
+
+def test_a_discriminator_that_is_told_the_class_is_not_asked_for_it():
+    with pytest.raises(ValueError, match=r"must be 0 with conditioning 'concatenation'.*got 0\.5; take"):
+        build(auxiliary_weight=0.5, conditioning="concatenation")
 
 
 def test_samples_are_of_the_classes_in_turn():

@@ -23,9 +23,25 @@ def conditional_vae(spec, **numbers):
     return model_folder.build("generative", "conditional_vae", {**CONFIG, **numbers}, spec).eval()
 
 
-def test_the_loss_is_the_negative_bound_given_the_class(blob_data):
+def with_priors(method):
+    """Give every class a prior of its own, if it is to have one; all begin alike."""
+    if method.prior is not None:
+        torch.nn.init.normal_(method.prior.weight, std=0.5, generator=torch.Generator().manual_seed(5))
+    return method
+
+
+def prior_of(method, told):
+    """Mean and standard deviation of p(z|y)."""
+    if method.prior is None:
+        return torch.zeros(len(told), 3), torch.ones(len(told), 3)
+    moments = told @ method.prior.weight.T + method.prior.bias
+    return moments[:, :3], (0.5 * moments[:, 3:]).exp()
+
+
+@pytest.mark.parametrize("prior", ["conditional", "standard"])
+def test_the_loss_is_the_negative_bound_given_the_class(prior, blob_data):
     """Recomputed per image from the pieces: the one-hot class stands behind the features, and behind z."""
-    method = conditional_vae(blob_data.spec, beta=2.0)
+    method = with_priors(conditional_vae(blob_data.spec, beta=2.0, prior=prior))
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 3, 1, 1, 2])
     batch = method.augment(Batch(images, labels), torch.Generator().manual_seed(7))
@@ -37,7 +53,7 @@ def test_the_loss_is_the_negative_bound_given_the_class(blob_data):
         mu, std = moments[:, :3], (0.5 * moments[:, 3:]).exp()
         decoded = method.decoder(torch.cat([mu + std * noise[place], told], 1)).sigmoid()
         total += F.binary_cross_entropy(decoded[0], images[place], reduction="sum")
-        total += 2.0 * kl_divergence(Normal(mu, std), Normal(0, 1)).sum()
+        total += 2.0 * kl_divergence(Normal(mu, std), Normal(*prior_of(method, told))).sum()
     assert method(batch, "train").loss.item() == pytest.approx(total.item() / 5, rel=1e-4)
 
 
@@ -57,6 +73,26 @@ def test_samples_are_of_the_classes_in_turn(blob_data):
     assert not torch.equal(drawn, method.sample_classes(labels.flip(0), torch.Generator().manual_seed(0)))
 
 
+def test_samples_are_decoded_from_the_prior_of_their_class(blob_data):
+    method = with_priors(conditional_vae(blob_data.spec))
+    labels = torch.tensor([2, 0, 3])
+    told, noise = torch.eye(4)[labels], torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    mean, std = prior_of(method, told)
+    expected = method.decoder(torch.cat([mean + std * noise, told], 1)).sigmoid()
+    torch.testing.assert_close(method.sample_classes(labels, torch.Generator().manual_seed(0)), expected)
+
+
+def test_the_priors_of_all_classes_begin_alike_and_part(blob_data, tmp_path):
+    numbers = {"steps": 20, "batch_size": 32, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
+    method = conditional_vae(blob_data.spec, train=numbers, decoder_width=8)
+    for moments in method.prior_of(torch.eye(4)):
+        assert torch.equal(moments, torch.zeros(4, 3))
+    splits = [split_batches(blob_data, split, 32, 0, torch.device("cpu")) for split in ("train", "validation")]
+    fit(method, *splits, method.config.train, 0, tmp_path)
+    means, _ = method.prior_of(torch.eye(4))
+    assert torch.pdist(means).min() > 0.1
+
+
 def test_a_trained_one_draws_the_class_that_it_is_asked_for(blob_data, tmp_path):
     """The class of a blob is its bright quadrant."""
     numbers = {"steps": 40, "batch_size": 32, "optimizer": {"name": "adamw", "learning_rate": 0.01}}
@@ -71,17 +107,19 @@ def test_a_trained_one_draws_the_class_that_it_is_asked_for(blob_data, tmp_path)
 
 def test_the_likelihood_is_that_of_the_even_mixture_of_classes(blob_data):
     """p(x) is the mean over the classes of an integral over one latent dimension, which a grid gives."""
-    method = conditional_vae(blob_data.spec, latent_dim=1, decoder_width=4)
+    method = with_priors(conditional_vae(blob_data.spec, latent_dim=1, decoder_width=4))
     images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     z = torch.linspace(-8, 8, 1001)[:, None]
-    weights = np.exp(-(z[:, 0].double().numpy() ** 2) / 2) / math.sqrt(2 * math.pi) * 0.016
     x, of_class = images.flatten(1).double().numpy(), []
     for label in range(4):
+        mean, log_var = (each.item() for each in method.prior_of(torch.eye(4)[label : label + 1]))
+        standard = (z[:, 0].double().numpy() - mean) / math.exp(0.5 * log_var)
+        weights = np.exp(-(standard**2) / 2 - 0.5 * log_var) / math.sqrt(2 * math.pi) * 0.016
         decoded = method.logits(z, method.one_hot(torch.full((1001,), label))).sigmoid()
         decoded = decoded.detach().double().flatten(1).numpy()
         log_pixels = x @ np.log(decoded).T + (1 - x) @ np.log(1 - decoded).T  # (3, grid)
         of_class.append((np.exp(log_pixels) * weights).sum(1))
-    told = method.log_likelihood(images, 1000, torch.Generator().manual_seed(0))
+    told = method.log_likelihood(images, 5000, torch.Generator().manual_seed(0))
     np.testing.assert_allclose(told.numpy(), np.log(np.mean(of_class, 0)), atol=0.02)
 
 
