@@ -76,7 +76,9 @@ def test_it_offers_what_a_conditional_vae_offers(base):
 
 
 def test_what_cannot_be_is_refused_before_anything_runs(base):
-    with pytest.raises(ValueError, match=r"perceptual_conditional_vae: layers: the base's encoder, of 'convnet', has the"):
+    with pytest.raises(
+        ValueError, match=r"perceptual_conditional_vae: layers: the base's encoder, of 'convnet', has the"
+    ):
         build(base, layers=[4])
     below = {"method": "classifier", "dataset": "plain", "encoder": {"network": "cnn"}, "train": {"steps": 1}}
     entry = {"method": "perceptual_conditional_vae", "base": "below", "dataset": "plain", "encoder": {"network": "mlp"}}
