@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import optuna
 import psutil
 from optuna import TrialPruned
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mlml.config import SearchConfig
 from mlml.search._past import CONTINUES, RUNG, horizon, past_of, scratch
@@ -317,14 +317,14 @@ class _Search:
 
     def run(self, number: int, objective: Objective) -> None:
         """Run a trial to its end and record it."""
-        trial, began = Trial(self.study, self._id(number)), time.monotonic()
+        trial, began = self.study.get_trials(deepcopy=False)[number], time.monotonic()
         overrides = _ordered(trial.params, self.config)
         folder = self.folder / "trials" / f"{number:04d}"
         logger.info("trial %d: %s", number, ", ".join(f"{path}={value}" for path, value in overrides.items()))
         try:
             if self._prunes(number):  # killed between its last evaluation and the end that this evaluation called for
                 raise TrialPruned
-            found = objective(overrides, number, folder, self._reporter(trial))
+            found = objective(overrides, number, folder, _Reporter(self, trial))
             values = [float(value) for value in ([found] if isinstance(found, int | float) else found)]
             for metric, value in zip(self.config.directions, values, strict=True):
                 _check_finite(value, metric)
@@ -353,9 +353,6 @@ class _Search:
     def _prunes(self, number: int) -> bool:
         return should_prune(self.study, number, self.config, self.seed)
 
-    def _reporter(self, trial: Trial) -> "_Reporter":
-        return _Reporter(self, trial, self.study.get_trials(deepcopy=False)[trial.number])
-
     def records(self) -> list[Record]:
         """The finished trials among those that the search is to have."""
         trials = self.study.get_trials(deepcopy=False)[: self.config.max_trials]
@@ -382,16 +379,16 @@ class _Search:
 class _Reporter:
     """The `Report` of a trial; it knows the evaluations that an earlier process reported."""
 
-    def __init__(self, search: _Search, trial: Trial, found: FrozenTrial) -> None:
-        self._search, self._trial = search, trial
-        self._known = dict(found.intermediate_values)
-        self.continues: int | None = found.user_attrs.get(CONTINUES)
-        self.ended = len(found.user_attrs.get("ended", []))
-        self._rung: int | None = found.user_attrs.get(RUNG)
+    def __init__(self, search: _Search, trial: FrozenTrial) -> None:
+        self._search, self._number = search, trial.number
+        self._known = dict(trial.intermediate_values)
+        self.continues: int | None = trial.user_attrs.get(CONTINUES)
+        self.ended = len(trial.user_attrs.get("ended", []))
+        self._rung: int | None = trial.user_attrs.get(RUNG)
 
     def __call__(self, step: int, value: float, /) -> None:
         _check_finite(value, f"the evaluation at step {step}")
-        known, number = self._known, self._trial.number
+        known, number = self._known, self._number
         if step in known:  # decided then, or when the trial was taken up again: it goes on
             if known[step] != value:
                 logger.warning(
@@ -404,8 +401,8 @@ class _Reporter:
             raise ValueError(f"evaluations must be reported in order of their steps; got {step} after {max(known)}")
         if self._search.config.further_objectives:
             return  # Optuna keeps none of several objectives, and nothing is pruned
-        self._trial.report(value, step)
         known[step] = float(value)
+        self._search.store.storage.set_trial_intermediate_value(self._search._id(number), step, known[step])
         self._stop_at_rung(step)
         if self._search._prunes(number):
             raise TrialPruned
