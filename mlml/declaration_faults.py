@@ -132,10 +132,13 @@ def comparison_faults(
     return found
 
 
-def measured(experiment: "Experiment", experiments: Mapping[str, "Experiment"]) -> list[str] | None:
+def measured(
+    experiment: "Experiment", experiments: Mapping[str, "Experiment"], trials: bool = False
+) -> list[str] | None:
     """Return the metrics that an experiment will have, as far as its method's file says; None where it does not.
 
-    Some of an evaluation's hang on what the method of its generator offers.
+    Some of an evaluation's hang on what the method of its generator offers. It looks at the test split, but at the
+    `trials` of a search at the validation split.
     """
     folder = catalogue.SECTIONS[experiment.family]
     if catalogue.class_constant(folder, experiment.method, "phases", None) == ():
@@ -147,7 +150,8 @@ def measured(experiment: "Experiment", experiments: Mapping[str, "Experiment"]) 
     if experiment.family == "evaluation" and (generator := experiments.get(experiment.config.generator)) is not None:
         further = catalogue.class_constant(folder, experiment.method, "measures_if_offered", ())
         names += tuple(name for function, name in further if _offers(generator, function))
-    splits = ("validation",) if experiment.family == "pretext" else ("validation", "test")
+    own_splits = {"pretext": ("validation",), "evaluation": ("validation" if trials else "test",)}
+    splits = own_splits.get(experiment.family, ("validation", "test"))
     splits = catalogue.class_constant(folder, experiment.method, "splits", splits)
     return [f"{split}/{name}" for split in splits for name in names]
 
@@ -349,7 +353,7 @@ def _objective_faults(experiments: Mapping[str, "Experiment"], search: "Experime
             f"{where}.pruner: must be 'none', for {config.objective!r} measures a trial at its end alone; "
             f"got {config.pruner!r}"
         )
-    metrics = measured(experiments[config.objective], experiments)
+    metrics = measured(experiments[config.objective], experiments, trials=True)
     if metrics is None:
         return found
     for metric in config.directions:

@@ -129,5 +129,5 @@ def _judge(declared: Declaration, search: Experiment, device: torch.device) -> J
     if objective.family == "probe":
         return prober(objective, device)
     if objective.family == "evaluation":
-        return evaluator(declared, objective, device)
+        return evaluator(declared, objective, device, "validation")
     return None
