@@ -14,6 +14,7 @@ from optuna import TrialPruned
 from mlml.search._outputs import write_outputs
 from mlml.search._storage import begin, close
 from mlml.search._study import Objective, Record, Report, begin_study, best, run_study
+from mlml.tracking.run import Record as TrialRun
 from mlml.tracking.run import Run
 from stages._run import Stage
 from stages._search_workers import Workers
@@ -86,7 +87,8 @@ def as_step(stage: Stage, objective: Objective) -> Objective:
 def _close(stage: Stage, record: Record, runs: dict[str, Run]) -> None:
     """Say on a trial's run how it ended; one that ran on another machine was closed there."""
     label = folder_name(record.number)
-    if not (stage.folder / label).exists():
+    here = TrialRun.read(stage.folder / label)
+    if here is None or here.parent_id != stage.run.record.id:  # nothing, or what an earlier search left
         return
     run = runs.get(label)
     if run is None:  # of a worker, or of a process that was killed before it could end its run
