@@ -230,12 +230,18 @@ def _target_faults(
     target = experiments.get(experiment.config.experiment)
     if target is None:
         return found
-    where, data = f"{experiment.family}.{experiment.name}", target.dataset
-    if experiment.dataset != data:
-        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {experiment.dataset!r}")
+    where = f"{experiment.family}.{experiment.name}"
+    found += _data_faults(where, experiment.dataset, target)
     if "train" not in type(target.config).model_fields:
         found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to {what}")
     return found
+
+
+def _data_faults(where: str, dataset: str, target: "Experiment") -> list[str]:
+    """Faults of the data set of an entry about another experiment: it must be that one's."""
+    if dataset == target.dataset:
+        return []
+    return [f"{where}.dataset: must be {target.dataset!r}, that of {target.name!r}; got {dataset!r}"]
 
 
 def _found_for_faults(
@@ -249,10 +255,7 @@ def _found_for_faults(
         return [f"{where}.experiment: no experiment {entry.experiment!r} is declared in {hint}"]
     if target is None:
         return []
-    found = []
-    if entry.dataset != target.dataset:
-        data = target.dataset
-        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {entry.dataset!r}")
+    found = _data_faults(where, entry.dataset, target)
     lacking = [seed for seed in entry.seeds if seed not in target.seeds]
     if lacking:
         has = f"{target.name!r} has {list(target.seeds)}"
@@ -287,9 +290,7 @@ def _evaluation_faults(
     generator, extractor = experiments.get(config.generator), experiments.get(config.extractor)
     found = _reference(experiments, declared, evaluation, "generator", GENERATORS)
     if generator is not None and generator.family in GENERATORS:
-        if generator.dataset != evaluation.dataset:
-            data = generator.dataset
-            found.append(f"{where}.dataset: must be {data!r}, that of {generator.name!r}; got {evaluation.dataset!r}")
+        found += _data_faults(where, evaluation.dataset, generator)
         found += _need_faults(experiments, evaluation, "generator")
     found += _reference(experiments, declared, evaluation, "extractor", ("supervised",), same_seeds=False)
     if extractor is not None and extractor.family == "supervised":

@@ -89,7 +89,7 @@ class Participant:
             )
             return run
 
-        trials = Trials(declared, self.name, device, open_run)
+        trials = Trials(declared, self.name, self.folder, device, open_run)
 
         def objective(values: dict[str, Any], number: int, folder: Path, report: Report, /) -> Any:
             on_end, fault = on_begin(number), None
@@ -107,11 +107,9 @@ class Participant:
             if self.elsewhere and (run := runs.get(trial.number)) is not None:
                 run.finish("FINISHED", ending(trial.state, trial.failure) | self._parent())
 
-        study, seed = self.folder / "study", trials.search.seeds[0]
-        sampler = trials.sampler_class(trials.config).sampler
-        name = f"{self.address}/{self.folder.name}"
+        search = trials.config, trials.sampler, trials.study, objective, trials.seed, trials.study_name
         try:
-            take_part(trials.config, sampler, study, objective, seed, name, join=True, on_end=close)
+            take_part(*search, join=True, on_end=close)
         finally:
             for run in runs.values():
                 run.leave()

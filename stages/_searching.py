@@ -26,17 +26,16 @@ SEARCHES = Path("reports/search")
 
 def search(stage: Stage) -> None:
     """Run the trials that are not finished yet, and write what was found."""
-    experiment, _, _, device = start_target(stage)
+    _, _, _, device = start_target(stage)
     runs: dict[str, Run] = {}
 
     def open_run(label: str, values: dict[str, Any], tags: dict[str, str]) -> Run:
         runs[label] = stage.nested_run(label, values, **tags)
         return runs[label]
 
-    trials = Trials(stage.declaration, stage.name, device, open_run)
-    config, study = trials.config, stage.folder / "study"
-    seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
-    sampler = trials.sampler_class(config).sampler
+    trials = Trials(stage.declaration, stage.name, stage.folder, device, open_run)
+    config, sampler, seed = trials.config, trials.sampler, trials.seed
+    study, name = trials.study, trials.study_name
     begin(study, name, stage.run.record.id)
     begin_study(config, sampler, study, seed, name)
     with Workers(stage, config.workers - 1):

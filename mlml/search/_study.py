@@ -164,7 +164,7 @@ def take_part(
     """
     with without_optuna_info():
         search = _Search.open(config, sampler, folder, seed, name, join)
-        while not search.work(objective, on_end or (lambda _: None)):
+        while not search.work(objective, on_end):
             time.sleep(POLL_SECONDS)
         return search.records()
 
@@ -225,12 +225,14 @@ class _Search:
                 )
         return cls(config, sampler, folder, seed, store, study)
 
-    def work(self, objective: Objective, on_end: Callable[[Record], None]) -> bool:
+    def work(self, objective: Objective, on_end: Callable[[Record], None] | None = None) -> bool:
         """Run trials as long as there are some to run; return whether all have ended, else others are running some."""
         while (claimed := self.claim()) is not None:
             number, lock = claimed
             try:
-                on_end(self.run(number, objective))
+                ended = self.run(number, objective)
+                if on_end is not None:
+                    on_end(ended)
             finally:
                 lock.release()
         trials = self.study.get_trials(deepcopy=False)[: self.config.max_trials]

@@ -88,9 +88,8 @@ def test_an_evaluation_judges_what_a_trial_trained_on_validation(objective, meas
         opened[label] = MagicMock(folder=tmp_path / "runs" / label)
         return opened[label]
 
-    trials = Trials(declared, "rate", CPU, open_run)
-    sampler = trials.sampler_class(trials.config).sampler
-    records = run_study(trials.config, sampler, tmp_path / "study", trials, 0)
+    trials = Trials(declared, "rate", tmp_path / "runs", CPU, open_run)
+    records = run_study(trials.config, trials.sampler, trials.study, trials, trials.seed)
     assert [record.state for record in records] == ["complete"] * 3, [record.failure for record in records]
 
     saved = json.loads((MODELS / "classifier/seed_0/model.json").read_text())
