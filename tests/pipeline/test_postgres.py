@@ -157,7 +157,6 @@ def test_a_worker_in_another_checkout_takes_part_in_what_reaches_the_storage(on_
     project.declare(SEARCH)
     project.run("dvc", "repro", "search@rate")
     alone, before = project.hashes(*OUTPUTS), {run for run, *_ in runs()}
-    assert len(before) == 1 + TRIALS
 
     other = Project(tmp_path / "other", on_postgres)
     other.declare(SEARCH)
