@@ -52,12 +52,16 @@ HIGH = 0.03
 
 BARE, ENGINE, STAGE = "Optuna alone", "the engine, no records", "the stage, all records"
 
-TRIVIAL = """
+HEAD = """
 threads: 1
 data: {{digits: {{source: digits}}}}
 pretext: {{}}
 probe: {{}}
 generative: {{}}
+"""
+"""Of both declarations; the rest of each is below."""
+
+TRIVIAL = """
 supervised:
   classifier: {{method: classifier, dataset: digits, encoder: {{network: mlp}}, train: {{steps: 1}}}}
 search:
@@ -73,11 +77,6 @@ search:
 """
 
 REAL = """
-threads: 1
-data: {{digits: {{source: digits}}}}
-pretext: {{}}
-probe: {{}}
-generative: {{}}
 supervised:
   classifier:
     method: classifier
@@ -207,7 +206,7 @@ def project(trials: int) -> Iterator[Path]:
     folder, before = Path(tempfile.mkdtemp(prefix="mlml-benchmark-")), Path.cwd()
     try:
         os.chdir(folder)
-        Path("params.yaml").write_text(TRIVIAL.format(trials=trials))
+        Path("params.yaml").write_text((HEAD + TRIVIAL).format(trials=trials))
         declared = declaration.read().data["digits"]
         source = catalogue.method_class("data/sources", declared.source).Config.model_validate({})
         prepare(declared.source, source, "digits", declared.entry.validation_fraction, None, PREPARED / "digits")
@@ -251,11 +250,11 @@ def workers(repeats: int, trials: int) -> None:
     commands: dict[str, list[float]] = {"one": [], "two": []}
     stages: dict[str, list[float]] = {"one": [], "two": []}
     with reproduce.fresh_copy() as folder:
-        (folder / "params.yaml").write_text(REAL.format(trials=trials, high=HIGH))
+        (folder / "params.yaml").write_text((HEAD + REAL).format(trials=trials, high=HIGH))
         reproduce.run(folder, "mlml", "repro", "classifier")  # what the searches stand on is no part of them
         for turn in range(repeats):
             # another search in every turn: DVC would bring back what it has the result of
-            (folder / "params.yaml").write_text(REAL.format(trials=trials, high=HIGH + turn * 1e-5))
+            (folder / "params.yaml").write_text((HEAD + REAL).format(trials=trials, high=HIGH + turn * 1e-5))
             for name in ("one", "two") if turn % 2 == 0 else ("two", "one"):
                 commands[name].append(reproduce.run(folder, "mlml", "repro", f"search@{name}"))
                 stages[name].append(stage_seconds(folder / ".mlml" / "runs" / f"search@{name}"))

@@ -132,10 +132,13 @@ def comparison_faults(
     return found
 
 
-def measured(experiment: "Experiment", experiments: Mapping[str, "Experiment"]) -> list[str] | None:
+def measured(
+    experiment: "Experiment", experiments: Mapping[str, "Experiment"], trials: bool = False
+) -> list[str] | None:
     """Return the metrics that an experiment will have, as far as its method's file says; None where it does not.
 
-    Some of an evaluation's hang on what the method of its generator offers.
+    Some of an evaluation's hang on what the method of its generator offers. It looks at the test split, but at the
+    `trials` of a search at the validation split.
     """
     folder = catalogue.SECTIONS[experiment.family]
     if catalogue.class_constant(folder, experiment.method, "phases", None) == ():
@@ -147,7 +150,8 @@ def measured(experiment: "Experiment", experiments: Mapping[str, "Experiment"]) 
     if experiment.family == "evaluation" and (generator := experiments.get(experiment.config.generator)) is not None:
         further = catalogue.class_constant(folder, experiment.method, "measures_if_offered", ())
         names += tuple(name for function, name in further if _offers(generator, function))
-    splits = ("validation",) if experiment.family == "pretext" else ("validation", "test")
+    own_splits = {"pretext": ("validation",), "evaluation": ("validation" if trials else "test",)}
+    splits = own_splits.get(experiment.family, ("validation", "test"))
     splits = catalogue.class_constant(folder, experiment.method, "splits", splits)
     return [f"{split}/{name}" for split in splits for name in names]
 
@@ -226,12 +230,18 @@ def _target_faults(
     target = experiments.get(experiment.config.experiment)
     if target is None:
         return found
-    where, data = f"{experiment.family}.{experiment.name}", target.dataset
-    if experiment.dataset != data:
-        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {experiment.dataset!r}")
+    where = f"{experiment.family}.{experiment.name}"
+    found += _data_faults(where, experiment.dataset, target)
     if "train" not in type(target.config).model_fields:
         found.append(f"{where}.experiment: {target.name!r} trains nothing, so there is nothing to {what}")
     return found
+
+
+def _data_faults(where: str, dataset: str, target: "Experiment") -> list[str]:
+    """Faults of the data set of an entry about another experiment: it must be that one's."""
+    if dataset == target.dataset:
+        return []
+    return [f"{where}.dataset: must be {target.dataset!r}, that of {target.name!r}; got {dataset!r}"]
 
 
 def _found_for_faults(
@@ -245,10 +255,7 @@ def _found_for_faults(
         return [f"{where}.experiment: no experiment {entry.experiment!r} is declared in {hint}"]
     if target is None:
         return []
-    found = []
-    if entry.dataset != target.dataset:
-        data = target.dataset
-        found.append(f"{where}.dataset: must be {data!r}, that of {target.name!r}; got {entry.dataset!r}")
+    found = _data_faults(where, entry.dataset, target)
     lacking = [seed for seed in entry.seeds if seed not in target.seeds]
     if lacking:
         has = f"{target.name!r} has {list(target.seeds)}"
@@ -283,9 +290,7 @@ def _evaluation_faults(
     generator, extractor = experiments.get(config.generator), experiments.get(config.extractor)
     found = _reference(experiments, declared, evaluation, "generator", GENERATORS)
     if generator is not None and generator.family in GENERATORS:
-        if generator.dataset != evaluation.dataset:
-            data = generator.dataset
-            found.append(f"{where}.dataset: must be {data!r}, that of {generator.name!r}; got {evaluation.dataset!r}")
+        found += _data_faults(where, evaluation.dataset, generator)
         found += _need_faults(experiments, evaluation, "generator")
     found += _reference(experiments, declared, evaluation, "extractor", ("supervised",), same_seeds=False)
     if extractor is not None and extractor.family == "supervised":
@@ -349,7 +354,7 @@ def _objective_faults(experiments: Mapping[str, "Experiment"], search: "Experime
             f"{where}.pruner: must be 'none', for {config.objective!r} measures a trial at its end alone; "
             f"got {config.pruner!r}"
         )
-    metrics = measured(experiments[config.objective], experiments)
+    metrics = measured(experiments[config.objective], experiments, trials=True)
     if metrics is None:
         return found
     for metric in config.directions:

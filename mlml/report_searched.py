@@ -39,7 +39,8 @@ def _section(result: "Result", by_name: Mapping[str, "Result"], compare: Compare
     assert result.searched is not None
     default, search = by_name[result.searched.experiment], by_name[result.searched.from_search]
     pair = _pair(result, default, search, by_name)
-    compared, missing = None, ""
+    compared: list[dict[str, Any]] = []
+    missing = ""
     if pair is None:
         judge = by_name[search.config["objective"]]
         missing = (
@@ -48,7 +49,7 @@ def _section(result: "Result", by_name: Mapping[str, "Result"], compare: Compare
         )
     else:
         compared = _compared(pair, search, compare)
-        if compared is None:
+        if not compared:
             seeds = " and ".join(each.name for each in pair)
             missing = f"{seeds} have no seed and no metric in common with which to compare them."
     return {
@@ -56,7 +57,7 @@ def _section(result: "Result", by_name: Mapping[str, "Result"], compare: Compare
         "default": default.name,
         "search": search.name,
         "values": _values(result, default, search),
-        "seeds": _seeds(search.seeds, compared["seeds"] if compared is not None else result.seeds),
+        "seeds": _seeds(search.seeds, compared[0]["seeds"] if compared else result.seeds),
         "compared": compared,
         "missing": missing,
     }
@@ -104,9 +105,17 @@ def _pair(
     return None
 
 
-def _compared(pair: tuple["Result", "Result"], search: "Result", compare: Compare) -> dict[str, Any] | None:
-    """Their comparison by what the search looked at, on test if it is measured there; None if nothing is in common."""
-    metric = search.config["metric"]
+def _compared(pair: tuple["Result", "Result"], search: "Result", compare: Compare) -> list[dict[str, Any]]:
+    """Their comparisons by what the search looked at, its metric first, as far as they have it in common."""
+    objectives = {search.config["metric"]: search.config["direction"], **search.config.get("further_objectives", {})}
+    found = [_compared_by(metric, direction, pair, search, compare) for metric, direction in objectives.items()]
+    return [comparison for comparison in found if comparison is not None]
+
+
+def _compared_by(
+    metric: str, direction: str, pair: tuple["Result", "Result"], search: "Result", compare: Compare
+) -> dict[str, Any] | None:
+    """Their comparison by an objective, on test if it is measured there; None if nothing is in common."""
     names = (f"{_TEST}{metric.removeprefix(_VALIDATION)}", metric)
     measured = next((name for name in names if all(name in each.metrics for each in pair)), None)
     if measured is None:
@@ -118,7 +127,7 @@ def _compared(pair: tuple["Result", "Result"], search: "Result", compare: Compar
     config = ComparisonConfig(
         title=f"{pair[0].name} against {pair[1].name}",
         metric=measured,
-        direction=search.config["direction"],
+        direction=direction,
         of=(pair[0].name, pair[1].name),
     )
     same = [

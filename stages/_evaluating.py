@@ -60,9 +60,12 @@ def evaluate(stage: Stage) -> None:
 
 
 def evaluator(
-    declared: Declaration, experiment: Experiment, device: torch.device
+    declared: Declaration, experiment: Experiment, device: torch.device, split: str = "test"
 ) -> Callable[[Method, int, Path], dict[str, float]]:
-    """Return what evaluates a generator as a declared evaluation does: (generator, seed, folder of pictures)."""
+    """Return what evaluates a generator as a declared evaluation does: (generator, seed, folder of pictures).
+
+    Where something is chosen by what it measures, the split is "validation".
+    """
     config = experiment.config
     data = PreparedData(PREPARED / experiment.dataset)
     method_class = catalogue.method_class(catalogue.SECTIONS["evaluation"], experiment.method)
@@ -70,9 +73,9 @@ def evaluator(
     folder = MODELS / config.extractor / f"seed_{declared.experiments[config.extractor].seeds[0]}"
     extractor = config.extractor, model_folder.load(folder, device), model_folder.weights_digest(folder)
     if getattr(method_class, "extractor_targets", "labels") == "captions":
-        real: Real | Captioned = Captioned(data, Tagger(*extractor), device)
+        real: Real | Captioned = Captioned(data, Tagger(*extractor), device, split)
     else:
-        real = Real(data, Extractor(*extractor), config.num_samples, device)
+        real = Real(data, Extractor(*extractor), config.num_samples, device, split)
 
     def measure(generator: Method, seed: int, pictures: Path) -> dict[str, float]:
         found: dict[str, float] = method.evaluate(generator.eval(), real, seed, pictures)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from mlml import beside, declaration
 from mlml.tracking.run import Record, Run
+from mlml.tracking.sender import reason
 from mlml.tracking.store import tracking_uri
 from mlml.tracking.sync import SyncProcess
 from stages import _lineage, _servers
@@ -31,6 +32,9 @@ OnBegin = Callable[[int], OnEnd]
 GO = b"go"
 """Told to a worker beside a stage when the search is begun; until then it imports."""
 
+NESTED = "mlflow.parentRunId"
+"""Tag by which MLflow nests a run in another."""
+
 MODULES = ("torch", "optuna", "mlml.search._study", "mlml.train", "stages._trials", "stages._training")
 
 
@@ -47,12 +51,13 @@ class Participant:
         self.name, self.address = name, f"search@{name}"
         self.root, self.lineage = _lineage.store_root(), _lineage.of(f"search@{name}")
         self.folder = _lineage.run_folder(self.root, self.lineage)
-        self._runs: list[Run] = []
+        self._above: dict[str, str] = {}
 
     @cached_property
     def elsewhere(self) -> bool:
         """Whether the stage works on another machine; asked when it is at work."""
-        return not (self.folder / Record.FILE).exists()
+        here = Record.read(self.folder)
+        return here is None or here.status == "FINISHED"  # by an earlier search of the same
 
     def take_part(self, on_begin: OnBegin) -> int:
         """Run trials until none of the search is left; returns how many this process ran.
@@ -65,60 +70,67 @@ class Participant:
         from optuna import TrialPruned
 
         from mlml import distributed
+        from mlml.search._study import Record as TrialRecord
         from mlml.search._study import Report, take_part
-        from stages._training import device_name
+        from stages._training import clear_checkpoints, device_name
         from stages._trials import Trials, ending
 
         declared = declaration.read()
         torch.set_num_threads(declared.threads)
         device = distributed.start()
         tags = tags_of(self.address, self.name, self.lineage) | {"device": device_name(device)}
-        if self.elsewhere:
-            tags |= self._parent()
+        runs: dict[int, Run] = {}
 
         def open_run(label: str, values: dict[str, Any], about: dict[str, str]) -> Run:
-            parent, title = None if self.elsewhere else self.folder, f"{self.name} {label}"
-            self._runs.append(Run.open(self.folder / label, title, EXPERIMENT, {**tags, **about}, values, parent))
-            return self._runs[-1]
+            nested, title = {**tags, **about} | self._parent(), f"{self.name} {label}"
+            above = None if self.elsewhere else self.folder
+            run = runs[int(about["mlml.trial"])] = Run.open(
+                self.folder / label, title, EXPERIMENT, nested, values, above
+            )
+            return run
 
-        trials = Trials(declared, self.name, device, open_run)
+        trials = Trials(declared, self.name, self.folder, device, open_run)
 
         def objective(values: dict[str, Any], number: int, folder: Path, report: Report, /) -> Any:
-            on_end, fault, state, failure = on_begin(number), None, "complete", None
+            on_end, fault = on_begin(number), None
             try:
                 return trials(values, number, folder, report)
             except TrialPruned:
-                state = "pruned"
                 raise
             except BaseException as error:
                 fault = fault_of(error)
-                state, failure = "failed", str(error)
                 raise
             finally:
                 on_end(fault)
-                if self.elsewhere:
-                    self._runs[-1].finish("FINISHED", ending(state, failure))
 
-        study, seed = self.folder / "study", trials.search.seeds[0]
-        sampler = trials.sampler_class(trials.config).sampler
-        name = f"{self.address}/{self.folder.name}"
+        def close(trial: TrialRecord) -> None:
+            if self.elsewhere and (run := runs.get(trial.number)) is not None:
+                run.finish("FINISHED", ending(trial.state, trial.failure) | self._parent())
+
+        search = trials.config, trials.sampler, trials.study, objective, trials.seed, trials.study_name
         try:
-            take_part(trials.config, sampler, study, objective, seed, name, join=True)
+            take_part(*search, join=True, on_end=close)
         finally:
-            for run in self._runs:
+            for run in runs.values():
                 run.leave()
-        return len(self._runs)
+        if self.elsewhere:
+            clear_checkpoints(self.folder)
+        return len(runs)
 
     def _parent(self) -> dict[str, str]:
-        """Tag that nests the trials in the stage's run, which only MLflow has."""
-        from mlml.tracking.store import find_runs
+        """Tag that nests a trial in the stage's run, where only MLflow has that; it may have it a little later."""
+        if self.elsewhere and not self._above:
+            from mlml.tracking.store import find_runs
 
-        wanted = {"dvc.stage": self.address, "dvc.key": self.lineage.key}
-        for run in find_runs(tracking_uri(self.root), wanted):
-            if "mlflow.parentRunId" not in run.data.tags and run.info.status == "RUNNING":
-                return {"mlflow.parentRunId": run.info.run_id}
-        logger.warning("MLflow at %s has no run of %s; its trials stand alone", tracking_uri(self.root), self.address)
-        return {}
+            uri, wanted = tracking_uri(self.root), {"dvc.stage": self.address, "dvc.key": self.lineage.key}
+            try:
+                found = find_runs(uri, wanted)
+            except Exception as error:  # MLflow is away, which stops no trial
+                logger.warning("MLflow at %s does not tell the run of %s: %s", uri, self.address, reason(error))
+                found = []
+            at_work = [run for run in found if run.info.status == "RUNNING" and NESTED not in run.data.tags]
+            self._above = {NESTED: at_work[0].info.run_id} if at_work else {}
+        return self._above
 
 
 def alone(name: str) -> int:

@@ -14,6 +14,7 @@ from optuna import TrialPruned
 from mlml.search._outputs import write_outputs
 from mlml.search._storage import begin, close
 from mlml.search._study import Objective, Record, Report, begin_study, best, run_study
+from mlml.tracking.run import Record as TrialRun
 from mlml.tracking.run import Run
 from stages._run import Stage
 from stages._search_workers import Workers
@@ -25,17 +26,16 @@ SEARCHES = Path("reports/search")
 
 def search(stage: Stage) -> None:
     """Run the trials that are not finished yet, and write what was found."""
-    experiment, _, _, device = start_target(stage)
+    _, _, _, device = start_target(stage)
     runs: dict[str, Run] = {}
 
     def open_run(label: str, values: dict[str, Any], tags: dict[str, str]) -> Run:
         runs[label] = stage.nested_run(label, values, **tags)
         return runs[label]
 
-    trials = Trials(stage.declaration, stage.name, device, open_run)
-    config, study = trials.config, stage.folder / "study"
-    seed, name = experiment.seeds[0], f"{stage.address}/{stage.folder.name}"
-    sampler = trials.sampler_class(config).sampler
+    trials = Trials(stage.declaration, stage.name, stage.folder, device, open_run)
+    config, sampler, seed = trials.config, trials.sampler, trials.seed
+    study, name = trials.study, trials.study_name
     begin(study, name, stage.run.record.id)
     begin_study(config, sampler, study, seed, name)
     with Workers(stage, config.workers - 1):
@@ -86,7 +86,8 @@ def as_step(stage: Stage, objective: Objective) -> Objective:
 def _close(stage: Stage, record: Record, runs: dict[str, Run]) -> None:
     """Say on a trial's run how it ended; one that ran on another machine was closed there."""
     label = folder_name(record.number)
-    if not (stage.folder / label).exists():
+    here = TrialRun.read(stage.folder / label)
+    if here is None or here.parent_id != stage.run.record.id:  # nothing, or what an earlier search left
         return
     run = runs.get(label)
     if run is None:  # of a worker, or of a process that was killed before it could end its run

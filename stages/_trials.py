@@ -16,7 +16,7 @@ from mlml.config import NUM_PARAMETERS, SearchConfig, overridden
 from mlml.data.dataset import PreparedData
 from mlml.declaration import Declaration, Experiment
 from mlml.method import Method
-from mlml.search._study import Report, SearchError
+from mlml.search._study import MakeSampler, Report, SearchError
 from mlml.tracking.run import POINTS, Run
 from stages._evaluating import evaluator
 from stages._probing import prober
@@ -36,26 +36,39 @@ class Trials:
     Args:
         declared: holds the search, the experiment that it varies, and the one that judges.
         name: of the search.
+        folder: of the stage's run.
         device: where to train.
         open_run: opens the record of a trial; its folder is the trial's.
+
+    Attributes:
+        study: folder of the search's study.
+        study_name: its name, where it lies in a database.
+        seed: of the search.
     """
 
-    def __init__(self, declared: Declaration, name: str, device: torch.device, open_run: OpenRun) -> None:
+    def __init__(self, declared: Declaration, name: str, folder: Path, device: torch.device, open_run: OpenRun) -> None:
         self.search = declared.experiments[name]
         self.target = declared.experiments[self.search.config.experiment]
         self.data = PreparedData(PREPARED / self.target.dataset)
+        self.study, self.study_name = folder / "study", f"{folder.parent.name}/{folder.name}"
+        self.seed = self.search.seeds[0]
         self.device, self.open_run = device, open_run
         self.judge = _judge(declared, self.search, device)
 
     @property
     def config(self) -> SearchConfig:
         """The search's numbers, as its sampler has them."""
-        config: SearchConfig = self.sampler_class.Config.model_validate(self.search.config.model_dump())
+        config: SearchConfig = self._method.Config.model_validate(self.search.config.model_dump())
         return config
 
     @property
-    def sampler_class(self) -> Any:
-        """The search's method."""
+    def sampler(self) -> MakeSampler:
+        """What makes the sampler of a trial."""
+        sampler: MakeSampler = self._method(self.config).sampler
+        return sampler
+
+    @property
+    def _method(self) -> Any:
         return catalogue.method_class(catalogue.SECTIONS["search"], self.search.method)
 
     def __call__(self, overrides: dict[str, Any], number: int, _: Path, report: Report, /) -> list[float]:
@@ -74,7 +87,7 @@ class Trials:
         experiment = declaration.resolve(self.target.family, self.target.name, overridden(self.target.raw, overrides))
         found: list[list[float]] = []
         for seed in self.search.seeds:
-            first = seed == self.search.seeds[0]
+            first = seed == self.seed
             folder = run.folder if first else run.folder / f"seed_{seed}"
             watch = partial(self._watch, report) if first and self.judge is None else None
             base = kept_base(self.target, seed)
@@ -129,5 +142,5 @@ def _judge(declared: Declaration, search: Experiment, device: torch.device) -> J
     if objective.family == "probe":
         return prober(objective, device)
     if objective.family == "evaluation":
-        return evaluator(declared, objective, device)
+        return evaluator(declared, objective, device, "validation")
     return None

@@ -700,6 +700,46 @@ def test_a_search_may_be_judged_by_a_probe(content):
     )
 
 
+def test_a_search_may_be_judged_by_an_evaluation(content):
+    """On the validation split, by what it measures of this generator: the stage of the same looks at test alone."""
+    quality = {"method": "sample_quality", "generator": "vae", "extractor": "classifier", "dataset": "digits"}
+    content["evaluation"] = {"quality": quality, "again": {**quality, "method": "reconstruction_quality"}}
+    search = content["search"]["classifier_rate"]
+    search |= {"experiment": "vae", "objective": "quality", "metric": "validation/fid"}
+    search["space"] = {"latent_dim": {"type": "int", "low": 2, "high": 8}}
+    declaration.check(content)
+    where = "search.classifier_rate"
+    for values, said in [
+        ({"metric": "test/fid"}, ".metric: must be a metric of the validation split, 'validation/...'; got 'test/fid'"),
+        ({"metric": "validation/fed"}, ".metric: 'quality' will not have 'validation/fed'; did you mean 'validation/f"),
+        ({"metric": "validation/loss"}, ".metric: 'quality' will not have 'validation/loss'"),
+        ({"objective": "again", "metric": "validation/kid"}, ".metric: 'again' will not have 'validation/kid'"),
+        (
+            {"pruner": "median"},
+            ".pruner: must be 'none', for 'quality' measures a trial at its end alone; got 'median'",
+        ),
+        (
+            {"metric": "validation/conditional_accuracy"},
+            ".metric: 'quality' will not have 'validation/conditional_accuracy'",
+        ),
+        (
+            {"pruner": "none", "further_objectives": {"validation/mse": "minimize"}},
+            ".further_objectives: 'quality' will not have 'validation/mse'; did you mean",
+        ),
+    ]:
+        content["search"]["classifier_rate"] = search | values
+        assert [fault[: len(where + said)] for fault in found(content)] == [where + said]
+    content["search"]["classifier_rate"] = search
+    comparison = {"title": "t", "metric": "validation/fid", "direction": "minimize", "of": ["quality", "again"]}
+    content["report"] = {"comparisons": [comparison]}
+    assert any("'quality' will not have 'validation/fid'" in fault for fault in found(content))
+    content["report"] = {}
+    content["generative"]["other"] = content["generative"]["vae"]
+    quality["generator"] = "other"
+    said = f"{where}.objective: 'quality' does not measure what a trial of 'vae' trains"
+    assert [fault[: len(said)] for fault in found(content)] == [said]
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [

@@ -139,6 +139,26 @@ def test_test_is_what_counts_where_it_is_measured(parts, tmp_path):
     assert "There is no" not in words(page)
 
 
+def test_further_objectives_are_compared_after_the_metric(parts, tmp_path):
+    """Each in its own direction; what is a trial's alone, as its cost, is not there to compare."""
+    further = {"validation/accuracy": "maximize", "cost/parameters": "minimize"}
+    search = replace(parts["rates"], config={**parts["rates"].config, "further_objectives": further})
+    results = []
+    for name, values in (("simclr", DEFAULT), ("best", FOUND)):
+        loss = {"validation/loss": scores({seed: 1 - value for seed, value in values.items()})}
+        worse = {seed: value - (name == "best") / 2 for seed, value in values.items()}
+        results.append(replace(parts[name], metrics=loss | {ON_TEST: scores(worse)}))
+    _, page = render([*results, search], tmp_path)
+    tables = [rows for classes, rows in page.tables if "compared" in classes]
+    assert [[row[0]["text"].strip() for row in rows] for rows in tables] == [
+        ["experiment", "best", "simclr"],
+        ["experiment", "simclr", "best"],
+    ]
+    assert "simclr, with what rates found · validation/loss, test/accuracy" in words(page)
+    assert "There is no test/loss to compare by." in words(page)
+    assert "no test/accuracy" not in words(page)
+
+
 def test_what_judged_the_search_judges_what_it_found(parts, tmp_path):
     """The probe that has the searched experiment, and the numbers of the one that judged."""
     probes = [

@@ -24,15 +24,19 @@ LINE_LENGTH = 26
 
 
 def write_class_histogram(
-    real: Int[NDArray[np.int64], " n"], generated: Int[NDArray[np.int64], " n"], classes: Sequence[str], path: Path
+    real: Int[NDArray[np.int64], " n"],
+    generated: Int[NDArray[np.int64], " n"],
+    classes: Sequence[str],
+    split: str,
+    path: Path,
 ) -> None:
-    """Write a PNG of how often each class is seen in real and in generated images, in percent."""
+    """Write a PNG of how often each class is seen in real images of a split and in generated ones, in percent."""
     places = np.arange(len(classes))
     with style(LIGHT):
         figure = Figure(figsize=(min(2.2 + 0.4 * len(classes), 11.0), 2.8), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        for number, (seen, label) in enumerate(((real, "real, test"), (generated, "generated"))):
+        for number, (seen, label) in enumerate(((real, f"real, {split}"), (generated, "generated"))):
             shares = 100 * np.bincount(seen, minlength=len(classes)) / len(seen)
             axes.bar(places + 0.4 * (number - 0.5), shares, 0.4, color=LIGHT.series[number], label=label)
         if len(classes) <= MAX_NAMED:

@@ -78,16 +78,19 @@ class Extractor:
 class Real:
     """The real images that those of a generator are compared with, seen once for all seeds.
 
-    They are of the test split, evenly over it. As many of train, from which the extractor and the generator have
-    learnt, are the floor: what a generator could reach.
+    They are of a split that nothing was trained on, evenly over it. As many of train, from which the extractor and the
+    generator have learnt, are the floor: what a generator could reach.
 
     Attributes:
+        split: "test", or "validation" where something is chosen by what is measured.
         count: images of each kind, n.
     """
 
-    def __init__(self, data: PreparedData, extractor: Extractor, num_samples: int, device: torch.device) -> None:
-        self.extractor, self.device, self.classes = extractor, device, data.spec.classes
-        self.count = min(num_samples, data.spec.sizes["train"], data.spec.sizes["test"])
+    def __init__(
+        self, data: PreparedData, extractor: Extractor, num_samples: int, device: torch.device, split: str = "test"
+    ) -> None:
+        self.extractor, self.device, self.classes, self.split = extractor, device, data.spec.classes, split
+        self.count = min(num_samples, data.spec.sizes["train"], data.spec.sizes[split])
         self._data = data
 
     def images(self, split: str) -> Float[Tensor, "n c h w"]:
@@ -97,9 +100,9 @@ class Real:
         return found.images
 
     @cached_property
-    def test(self) -> Seen:
-        """Images of test."""
-        return self.extractor.see(self.images("test"))
+    def held_out(self) -> Seen:
+        """Images of the split."""
+        return self.extractor.see(self.images(self.split))
 
     @cached_property
     def train(self) -> Seen:
@@ -109,7 +112,7 @@ class Real:
     @cached_property
     def floor(self) -> dict[str, float]:
         """What `compared` makes of the images of train."""
-        return compared(self.test, self.train, 0)
+        return compared(self.held_out, self.train, 0)
 
 
 def compared(real: Seen, other: Seen, seed: int) -> dict[str, float]:
@@ -119,7 +122,7 @@ def compared(real: Seen, other: Seen, seed: int) -> dict[str, float]:
     class is in both.
 
     Args:
-        real: of test.
+        real: of a split that nothing was trained on.
         other: as many of a generator, or of train.
         seed: of the draws of the extrapolated FID.
     """
@@ -143,7 +146,7 @@ def named(values: dict[str, float], real: Real) -> dict[str, float]:
     They are of one extractor and one number of images alone, and say so; the short names are there to be compared.
     """
     ending = f"{real.extractor.label}_n{real.count}"
-    return {f"test/{name}_{ending}": values[name] for name in ("fid", "kid") if name in values}
+    return {f"{real.split}/{name}_{ending}": values[name] for name in ("fid", "kid") if name in values}
 
 
 @torch.no_grad()

@@ -72,14 +72,17 @@ class Captioned:
     Captions without words, with a word that no train caption has, or with more words than any of those are left out: a
     generator knows no such.
 
+    Attributes:
+        split: "test", or "validation" where something is chosen by what is measured.
+
     Raises:
         EvaluationError: the data has no captions.
     """
 
-    def __init__(self, data: PreparedData, tagger: Tagger, device: torch.device) -> None:
+    def __init__(self, data: PreparedData, tagger: Tagger, device: torch.device, split: str = "test") -> None:
         if not data.spec.vocabulary:
             raise EvaluationError(f"data set {data.spec.name!r} has no captions, so there is nothing to ask for")
-        self.tagger, self.device, self.vocabulary = tagger, device, data.spec.vocabulary
+        self.tagger, self.device, self.vocabulary, self.split = tagger, device, data.spec.vocabulary, split
         self._data = data
 
     def asked(self, split: str, count: int) -> Asked:
@@ -95,7 +98,7 @@ class Captioned:
         return Asked(texts, self._words(texts), self._images(split, places))
 
     def edits(self, count: int, margin: int) -> Edits:
-        """So many edits of images of test, or all that there are; the same for every seed and generator.
+        """So many edits of images of the split, or all that there are; the same for every seed and generator.
 
         Where the data has masks, what is painted anew is the box of all that is no background, `margin` pixels wider
         on each side, and the caption is of an image whose own such box lies inside it, so that what is asked for has
@@ -109,8 +112,8 @@ class Captioned:
         Raises:
             EvaluationError: no image has a caption that fits.
         """
-        known = self._known("test")
-        words = self._words(self._texts("test", known)).cpu().numpy()
+        known = self._known(self.split)
+        words = self._words(self._texts(self.split, known)).cpu().numpy()
         kinds = np.unique(words, axis=0, return_inverse=True)[1].ravel()  # (m,), equal where the sets are
         boxes = self._boxes(known)
         draws = np.random.default_rng(derive("evaluation", "edits"))
@@ -125,10 +128,11 @@ class Captioned:
                 chosen.append((int(row), int(draws.choice(np.flatnonzero(others)))))
         if not chosen:
             raise EvaluationError(
-                "edits: no image of test has a region that another caption's image fits in; raise 'edit_margin'"
+                f"edits: no image of {self.split} has a region that another caption's image fits in; "
+                "raise 'edit_margin'"
             )
         rows, partners = (np.array(side) for side in zip(*sorted(chosen), strict=True))
-        images, texts = self._images("test", known[rows]), self._texts("test", known[partners])
+        images, texts = self._images(self.split, known[rows]), self._texts(self.split, known[partners])
         if boxes is None:
             return Edits(images, middle(images), texts, self._words(texts))
         masks = torch.zeros(len(images), *images.shape[2:], dtype=torch.bool, device=self.device)
@@ -161,7 +165,7 @@ class Captioned:
 
     def _boxes(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Boxes of what is no background, (m, 2, 2): (top, left), (bottom, right), the end excluded; 0 of nothing."""
-        masks = self._data.split("test").masks
+        masks = self._data.split(self.split).masks
         if masks is None:
             return None
         shown: NDArray[np.bool_] = np.greater(masks[places], 0)  # (m, h, w)

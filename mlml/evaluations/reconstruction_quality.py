@@ -15,13 +15,12 @@ COLUMNS, ROWS = 8, 4
 
 
 class ReconstructionQuality:
-    """Images of the test split against what the method makes of each, mean over the images.
+    """Images of test against what the method makes of each, mean over the images.
 
     The FID is of the reconstructions against the same images: it tells of blur, to which the squared error is blind.
     """
 
     measures = ("mse", "psnr", "ssim", "fid")
-    splits = ("test",)
     needs = "reconstruct"
 
     class Config(ComparingConfig):
@@ -51,7 +50,7 @@ class ReconstructionQuality:
         """
         if not isinstance(generator, Reconstructs):
             raise EvaluationError(f"{type(generator).__name__} has no 'reconstruct', so there is nothing to compare")
-        images = real.images("test")
+        images = real.images(real.split)
         parts = iter(torch.split(images, BATCH_SIZE))
         again = in_parts(len(images), lambda _: generator.reconstruct(next(parts)))
         errors = metrics.squared_error(images, again)
@@ -66,7 +65,7 @@ class ReconstructionQuality:
             "mse": float(errors.mean()),
             "psnr": float(metrics.psnr(images, again).mean()),
             "ssim": float(similarity.mean()),
-            "fid": metrics.fid(real.test.features, real.extractor.see(as_saved(again)).features),
+            "fid": metrics.fid(real.held_out.features, real.extractor.see(as_saved(again)).features),
         }
-        found = {f"test/{name}": value for name, value in values.items()} | named(values, real)
+        found = {f"{real.split}/{name}": value for name, value in values.items()} | named(values, real)
         return found | {"floor/fid": real.floor["fid"]}

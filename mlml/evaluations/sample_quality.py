@@ -19,7 +19,7 @@ SHOWN, COLUMNS = 64, 8
 
 
 class SampleQuality:
-    """Samples against the test split, beside the floor: the train split against the test split, as many of each.
+    """Samples against real images of test, beside the floor: those of train against them, as many of each.
 
     A method that can be told a class is asked for every class as often, and `conditional_accuracy` is the share of
     those samples that the extractor takes for what was asked.
@@ -37,7 +37,6 @@ class SampleQuality:
         "class_distance",
     )
     measures_if_offered = (("sample_classes", "conditional_accuracy"),)
-    splits = ("test",)
     needs = "sample"
 
     class Config(ComparingConfig):
@@ -72,15 +71,16 @@ class SampleQuality:
         images = as_saved(images)
         seen = real.extractor.see(images)
         write_class_histogram(
-            real.test.classes().cpu().numpy(),
+            real.held_out.classes().cpu().numpy(),
             seen.classes().cpu().numpy(),
             real.classes,
+            real.split,
             folder / "class_histogram.png",
         )
-        values = compared(real.test, seen, seed)
+        values = compared(real.held_out, seen, seed)
         if isinstance(generator, SamplesClasses):
             values["conditional_accuracy"] = self._conditional_accuracy(generator, real, seed)
-        found = {f"test/{name}": value for name, value in values.items()} | named(values, real)
+        found = {f"{real.split}/{name}": value for name, value in values.items()} | named(values, real)
         found |= {f"floor/{name}": value for name, value in real.floor.items()}
         if self._inception is not None:
             found |= self._by_inception(images, real)
@@ -95,13 +95,14 @@ class SampleQuality:
 
     def _by_inception(self, images: Float[Tensor, "n c h w"], real: Real) -> dict[str, float]:
         assert self._inception is not None
-        network, test, floor = self._inception
-        value = metrics.frechet_distance(test, metrics.moments([network.features(images)]))
-        return {"test/fid_inception": value, f"test/fid_{LABEL}_n{real.count}": value, "floor/fid_inception": floor}
+        network, held_out, floor = self._inception
+        value = metrics.frechet_distance(held_out, metrics.moments([network.features(images)]))
+        names = (f"{real.split}/fid_inception", f"{real.split}/fid_{LABEL}_n{real.count}")
+        return {**dict.fromkeys(names, value), "floor/fid_inception": floor}
 
 
 def _read_inception(real: Real) -> tuple[Inception, metrics.Moments, float]:
-    """The network, what it sees in the images of test, and how far those of train are from that."""
+    """The network, what it sees in the real images, and how far those of train are from that."""
     network = Inception(real.device)
-    test, train = (metrics.moments([network.features(real.images(split))]) for split in ("test", "train"))
-    return network, test, metrics.frechet_distance(test, train)
+    held_out, train = (metrics.moments([network.features(real.images(split))]) for split in (real.split, "train"))
+    return network, held_out, metrics.frechet_distance(held_out, train)

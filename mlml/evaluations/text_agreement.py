@@ -36,7 +36,6 @@ class TextAgreement:
 
     measures = ("text_agreement", "word_accuracy", "guidance_scale")
     measures_if_offered = (("edit", "edit_agreement"), ("edit", "edit_outside_equal"))
-    splits = ("test",)
     needs = "sample_texts"
     extractor_targets = "captions"
 
@@ -44,10 +43,10 @@ class TextAgreement:
         """Numbers of the evaluation.
 
         Attributes:
-            num_asked: captions of test that are asked for.
+            num_asked: captions that are asked for.
             guidance_scales: that are tried; with one there is nothing to choose.
             num_tried: captions of validation that each of them is tried with.
-            num_edits: images of test that are edited.
+            num_edits: images that are edited.
             edit_margin: pixels by which the box of what is painted anew is wider than what it holds, on each side.
         """
 
@@ -71,12 +70,12 @@ class TextAgreement:
         """Return the measures; `system/sample_seconds` is what the samples took. Leaves pictures in `folder`.
 
         Raises:
-            EvaluationError: the method samples no texts, or no image of test can be edited.
+            EvaluationError: the method samples no texts, or no image of the split can be edited.
         """
         if not isinstance(generator, SamplesTexts):
             raise EvaluationError(f"{type(generator).__name__} has no 'sample_texts', so there is nothing to ask it")
         scale, tried = self._chosen(generator, captioned, seed, folder)
-        asked = captioned.asked("test", self.config.num_asked)
+        asked, split = captioned.asked(captioned.split, self.config.num_asked), captioned.split
         draws, started = seeded(captioned.device, seed, "evaluation"), now(captioned.device)
         images = as_saved(_sampled(generator, asked.captions, draws, scale))
         seconds = now(captioned.device) - started
@@ -88,12 +87,12 @@ class TextAgreement:
         write_word_recall(asked.words, {"real": real, "samples": found}, captioned.vocabulary, folder / "words.png")
         agreement = float(right.double().mean())
         values = {
-            "test/text_agreement": agreement,
-            "test/word_accuracy": float(tagging.share_found(asked.words, found).double().mean()),
-            "test/guidance_scale": scale,
+            f"{split}/text_agreement": agreement,
+            f"{split}/word_accuracy": float(tagging.share_found(asked.words, found).double().mean()),
+            f"{split}/guidance_scale": scale,
             "floor/text_agreement": float(tagging.same(asked.words, real).double().mean()),
             "floor/word_accuracy": float(tagging.share_found(asked.words, real).double().mean()),
-            f"test/text_agreement_{captioned.tagger.label}_n{len(images)}": agreement,
+            f"{split}/text_agreement_{captioned.tagger.label}_n{len(images)}": agreement,
         }
         if isinstance(generator, Edits):
             values |= self._edited(generator, captioned, seed, scale, folder)
@@ -133,9 +132,10 @@ class TextAgreement:
         hidden = torch.where(edits.masks[:, None], 0.5, edits.images)
         strips = torch.stack([edits.images[:SHOWN], hidden[:SHOWN], images[:SHOWN].clamp(0, 1)], 1)
         write_captioned(strips.cpu().numpy(), edits.captions[:SHOWN], right.tolist(), 3, folder / "edits.png")
+        kept = kept_outside(edits.images, images, edits.masks)
         return {
-            "test/edit_agreement": float(right.double().mean()),
-            "test/edit_outside_equal": float(kept_outside(edits.images, images, edits.masks).double().mean()),
+            f"{captioned.split}/edit_agreement": float(right.double().mean()),
+            f"{captioned.split}/edit_outside_equal": float(kept.double().mean()),
         }
 
 

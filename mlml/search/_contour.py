@@ -1,6 +1,6 @@
 """Picture of the metric over pairs of dimensions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlml.config import SearchConfig
 from mlml.figures import LIGHT, Theme, style
-from mlml.search._importance import importances
+from mlml.search._importance import known
 from mlml.search._panels import colours_of, legend, panels, ring, scale_to_range
 from mlml.search._posterior import posterior
 from mlml.search._scale import is_log, numeric, share, short_names, value_at
@@ -29,14 +29,20 @@ GRID = 41
 LEVELS = 14
 
 
-def contour_plot(config: SearchConfig, records: Sequence[Record], theme: Theme = LIGHT) -> Figure | None:
+def contour_plot(
+    config: SearchConfig,
+    records: Sequence[Record],
+    theme: Theme = LIGHT,
+    shares: Mapping[str, float] | None = None,
+) -> Figure | None:
     """Plot the metric over pairs of the two or three numeric dimensions that matter most, with the trials as dots.
 
     The surface is the mean of a Gaussian process over the two; what the other dimensions do is noise to it. None with
     fewer than two numeric dimensions, with too few complete trials that drew both, and where the metric is constant.
+    `shares` are the importances, if they are known.
     """
     complete = [record for record in records if record.state == "complete"]
-    pairs = combinations(_most_important(config, complete), 2)
+    pairs = combinations(_most_important(config, known(config, records) if shares is None else shares), 2)
     found = {pair: surface for pair in pairs if (surface := _surface(config, complete, pair)) is not None}
     if not found:
         return None
@@ -68,12 +74,8 @@ def contour_plot(config: SearchConfig, records: Sequence[Record], theme: Theme =
     return figure
 
 
-def _most_important(config: SearchConfig, complete: Sequence[Record]) -> list[str]:
+def _most_important(config: SearchConfig, shares: Mapping[str, float]) -> list[str]:
     """The numeric dimensions that matter most, at most three; those without a share come last, as declared."""
-    try:
-        shares = importances(config, complete)
-    except ValueError:
-        shares = {}
     return sorted(numeric(config.space), key=lambda path: -shares.get(path, 0.0))[:3]
 
 

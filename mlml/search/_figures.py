@@ -1,7 +1,7 @@
 """Pictures of how a search went: its history, what mattered, and the Pareto front."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
@@ -56,12 +56,20 @@ def history_plot(config: SearchConfig, records: Sequence[Record], theme: Theme =
     return figure
 
 
-def importance_plot(config: SearchConfig, records: Sequence[Record], theme: Theme = LIGHT) -> Figure:
-    """Plot the importances as bars, the largest on top; where there are none, the figure says why."""
+def importance_plot(
+    config: SearchConfig,
+    records: Sequence[Record],
+    theme: Theme = LIGHT,
+    shares: Mapping[str, float] | None = None,
+) -> Figure:
+    """Plot the importances as bars, the largest on top; where there are none, the figure says why.
+
+    `shares` are the importances, if they are known.
+    """
     figure, (axes,) = panels(theme, 1, 1, (7.0, 0.9 + 0.36 * max(2, len(config.space))))
     with style(theme):
         try:
-            shares = importances(config, records)
+            shares = shares or importances(config, records)
         except ValueError as error:
             axes.set_axis_off()
             text = f"no importances: {error}"

@@ -44,6 +44,14 @@ def importances(config: SearchConfig, records: Sequence[Record]) -> dict[str, fl
     return found
 
 
+def known(config: SearchConfig, records: Sequence[Record]) -> dict[str, float]:
+    """Return the importances, or nothing where there are none."""
+    try:
+        return importances(config, records)
+    except ValueError:
+        return {}
+
+
 def _plain(dimension: Dimension, value: Any) -> Any:
     """Put a value of a log scale onto a linear one, the only one that Optuna's fANOVA knows."""
     return math.log(value) if not isinstance(dimension, CategoricalDimension) and dimension.log else value

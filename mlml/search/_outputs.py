@@ -6,6 +6,7 @@ All are functions of the records: no times, no names of machines, so that the sa
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mlml.figures import write_png
 from mlml.search._convergence import sentences
 from mlml.search._figures import front_plot, history_plot, importance_plot
 from mlml.search._front import objectives, pareto_front
+from mlml.search._importance import known
 from mlml.search._parallel import parallel_plot
 from mlml.search._scale import numeric
 from mlml.search._slices import slices_plot
@@ -42,17 +44,19 @@ def write_outputs(config: SearchConfig, records: Sequence[Record], folder: Path)
     _write_trials(config, records, folder / "trials.csv")
     said = sentences(config, records)
     (folder / "sentences.json").write_text(json.dumps(said, indent=0, ensure_ascii=False) + "\n")
-    for name, plot in _plots(config).items():
+    for name, plot in _plots(config, known(config, records)).items():
         if (figure := plot(config, records)) is not None:
             write_png(figure, folder / f"{name}.png")
     return said
 
 
-def _plots(config: SearchConfig) -> Mapping[str, Callable[[SearchConfig, Sequence[Record]], Figure | None]]:
-    """The pictures by name."""
+def _plots(
+    config: SearchConfig, shares: Mapping[str, float]
+) -> Mapping[str, Callable[[SearchConfig, Sequence[Record]], Figure | None]]:
+    """The pictures by name; the importances, which take seconds, are drawn in one and choose what another shows."""
     plots: dict[str, Callable[[SearchConfig, Sequence[Record]], Figure | None]] = {
         "history": history_plot,
-        "importance": importance_plot,
+        "importance": partial(importance_plot, shares=shares),
         "front": front_plot,
         "slices": slices_plot,
         "parallel": parallel_plot,
@@ -61,7 +65,7 @@ def _plots(config: SearchConfig) -> Mapping[str, Callable[[SearchConfig, Sequenc
         from mlml.search._contour import contour_plot
         from mlml.search._posterior import posterior_plot
 
-        plots |= {"posterior": posterior_plot, "contour": contour_plot}
+        plots |= {"posterior": posterior_plot, "contour": partial(contour_plot, shares=shares)}
     return plots
 
 

@@ -138,6 +138,7 @@ def take_part(
     seed: int,
     name: str = "search",
     join: bool = False,
+    on_end: Callable[[Record], None] | None = None,
 ) -> list[Record]:
     """Run trials of a search until all have ended, here or elsewhere.
 
@@ -153,6 +154,7 @@ def take_part(
         seed: of the search.
         name: of the study, where it lies in a database that others use as well.
         join: take part in a search that another process has begun.
+        on_end: hears of each trial that has ended here.
 
     Returns:
         One record for each trial, by number.
@@ -162,7 +164,7 @@ def take_part(
     """
     with without_optuna_info():
         search = _Search.open(config, sampler, folder, seed, name, join)
-        while not search.work(objective):
+        while not search.work(objective, on_end):
             time.sleep(POLL_SECONDS)
         return search.records()
 
@@ -223,12 +225,14 @@ class _Search:
                 )
         return cls(config, sampler, folder, seed, store, study)
 
-    def work(self, objective: Objective) -> bool:
+    def work(self, objective: Objective, on_end: Callable[[Record], None] | None = None) -> bool:
         """Run trials as long as there are some to run; return whether all have ended, else others are running some."""
         while (claimed := self.claim()) is not None:
             number, lock = claimed
             try:
-                self.run(number, objective)
+                ended = self.run(number, objective)
+                if on_end is not None:
+                    on_end(ended)
             finally:
                 lock.release()
         trials = self.study.get_trials(deepcopy=False)[: self.config.max_trials]
@@ -315,7 +319,7 @@ class _Search:
         suggest(trial, self.config.space)
         return study._storage.get_trial(trial._trial_id)
 
-    def run(self, number: int, objective: Objective) -> None:
+    def run(self, number: int, objective: Objective) -> Record:
         """Run a trial to its end and record it."""
         trial, began = self.study.get_trials(deepcopy=False)[number], time.monotonic()
         overrides = _ordered(trial.params, self.config)
@@ -340,6 +344,7 @@ class _Search:
             self.study.tell(number, values)
         ended = self._record(self.study.get_trials(deepcopy=False)[number])
         logger.info("trial %d is %s: %s", number, ended.state, ended.value)
+        return ended
 
     def _fail(self, number: int, sentence: str) -> None:
         self.store.storage.set_trial_user_attr(self._id(number), "failure", sentence)

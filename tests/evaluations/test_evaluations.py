@@ -87,20 +87,21 @@ COMPARING = [
 NUMBERS = {"sample_quality": {"num_asked": 12}, "reconstruction_quality": {"window": 7}}
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
 @pytest.mark.parametrize("name", COMPARING)
-def test_an_evaluation_measures_what_its_class_says(name, real, blob_data, tmp_path):
-    method = evaluation(name, **NUMBERS[name])
+def test_an_evaluation_measures_what_its_class_says(name, split, real, blob_data, tmp_path):
+    method, real = evaluation(name, **NUMBERS[name]), Real(blob_data, real.extractor, 10_000, CPU, split)
     one, same, other = (method.evaluate(copies(blob_data), real, seed, tmp_path) for seed in (0, 0, 1))
-    told = {f"test/{measured}" for measured in method.measures}
-    told |= {f"test/{measured}" for _, measured in getattr(method, "measures_if_offered", ())}
+    told = {f"{split}/{measured}" for measured in method.measures}
+    told |= {f"{split}/{measured}" for _, measured in getattr(method, "measures_if_offered", ())}
     full = {key for key in one if key.endswith("_quadrants-abcdef_n24")}
-    assert {key for key in one if key.startswith("test/")} == told | full
+    assert {key for key in one if not key.startswith(("floor/", "system/"))} == told | full
     assert all(one[key] == one[key.removesuffix("_quadrants-abcdef_n24")] for key in full)
-    assert "test/fid_quadrants-abcdef_n24" in full  # fewer than 10,000: as many as the test split has
+    assert f"{split}/fid_quadrants-abcdef_n24" in full  # fewer than 10,000: as many as the split has
     assert all(np.isfinite(value) for value in one.values())
     repeatable = {key: value for key, value in one.items() if not key.startswith("system/")}
     assert repeatable == {key: value for key, value in same.items() if not key.startswith("system/")}
-    assert (one["test/fid"] == other["test/fid"]) == (name == "reconstruction_quality")  # which draws nothing
+    assert (one[f"{split}/fid"] == other[f"{split}/fid"]) == (name == "reconstruction_quality")  # which draws nothing
     assert catalogue.offers("generative", "vae", method.needs)
     assert list(tmp_path.glob("*.png"))
 
@@ -128,6 +129,17 @@ def test_the_floor_is_train_against_test(real, blob_data):
     every_fourth = as_float(torch.from_numpy(np.array(blob_data.split("train").images[::4])))
     assert torch.equal(real.images("train"), every_fourth)  # evenly over the split
     assert Real(blob_data, real.extractor, 10, CPU).count == 10
+
+
+def test_what_is_chosen_by_reads_no_image_of_test(real, blob_data, tmp_path):
+    np.save(blob_data.folder / "test" / "images.npy", np.zeros((24, 1, 8, 8), np.uint8))
+    seen = Real(blob_data, real.extractor, 10_000, CPU, "validation")
+    copying = copies(blob_data, "validation")
+    assert torch.equal(seen.held_out.features, real.extractor.see(copying.pictures).features)
+    assert evaluation("sample_quality", num_asked=12).evaluate(copying, seen, 0, tmp_path)["validation/fid"] < 0.05
+    found = evaluation("reconstruction_quality", window=7).evaluate(copying, seen, 0, tmp_path)
+    errors = copying.pictures - copying.reconstruct(copying.pictures)
+    assert found["validation/mse"] == pytest.approx(float((errors**2).mean()), rel=1e-5)
 
 
 def test_samples_are_timed(real, blob_data, tmp_path, monkeypatch):

@@ -144,6 +144,22 @@ def test_the_scale_is_chosen_on_validation(captioned, tmp_path, monkeypatch):
     assert (tmp_path / "guidance.png").is_file()
 
 
+def test_what_is_chosen_by_reads_nothing_of_test(blob_data, captioned, tmp_path):
+    for name in ("images.npy", "labels.npy", "masks.npy", "captions.json"):
+        (blob_data.folder / "test" / name).unlink()
+    seen = Captioned(blob_data, captioned.tagger, CPU, "validation")
+    method, generator = evaluation(num_asked=8, num_tried=12, num_edits=6, **LARGE), Edits({1.0: 2, 2.0: 4, 4.0: 3})
+    found = method.evaluate(generator, seen, 0, tmp_path)
+    told = {*method.measures, *(name for _, name in method.measures_if_offered)}
+    tried = {f"text_agreement_at_{scale}" for scale in (1, 2, 4)}
+    full = "text_agreement_reads-abcdef_n8"
+    assert {name for name in found if not name.startswith(("floor/", "system/"))} == {
+        f"validation/{name}" for name in told | tried | {full}
+    }
+    assert found["validation/text_agreement"] == found[f"validation/{full}"] == 3 / 4
+    assert generator.texts[-14][1] == seen.asked("validation", 8).captions[0]
+
+
 def test_captions_are_asked_evenly_and_only_those_that_can_be(blob_data):
     folder = blob_data.folder / "test"
     captions = [CAPTIONS[0]] * 24

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from urllib.request import ProxyHandler, build_opener
@@ -11,6 +12,7 @@ import pytest
 import search_kills
 from machines import ALL, TEN_STAGES, Machines, serial_run
 from project import Project
+from test_search import COMMAND, OUTPUTS, TEXT, wait_for
 
 from stages import _servers
 
@@ -133,3 +135,58 @@ def test_the_pipeline_runs_on_workers_with_every_store_on_postgresql(
         query = "SELECT count(*) FROM studies JOIN study_user_attributes USING (study_id) WHERE key = 'over'"
         assert connection.execute(query).fetchone() == (1,)
         assert connection.execute("SELECT last_value FROM trials_trial_id_seq").fetchone() == (2,)
+
+
+TRIALS = 9
+SEARCH = TEXT.replace("trials: 6", f"trials: {TRIALS}").replace("steps: 600", "steps: 1500")
+RUNS = """
+import json, os
+from mlml.tracking.store import find_runs
+runs = find_runs(os.environ["MLFLOW_TRACKING_URI"], {"dvc.stage": "search@rate"})
+print(json.dumps([[run.info.run_id, run.info.status, run.data.tags, run.data.metrics] for run in runs]))
+"""
+
+
+def test_a_worker_in_another_checkout_takes_part_in_what_reaches_the_storage(on_postgres, tmp_path):
+    """Each trial is run once, in one of the two; MLflow has them all in the run of the stage."""
+    project = Project(tmp_path / "coordinator", on_postgres)
+
+    def runs():
+        return json.loads(project.run("python", "-c", RUNS).splitlines()[-1])
+
+    project.declare(SEARCH)
+    project.run("dvc", "repro", "search@rate")
+    alone, before = project.hashes(*OUTPUTS), {run for run, *_ in runs()}
+
+    other = Project(tmp_path / "other", on_postgres)
+    other.declare(SEARCH)
+    for name in ("data", "models", "reports", "dvc.lock"):
+        whole = shutil.copytree if (project.folder / name).is_dir() else shutil.copy
+        whole(project.folder / name, other.folder / name, **({"dirs_exist_ok": True} if name == "data" else {}))
+    assert "no search is under way" in other.run("mlml", "search", "worker", "rate", code=2)
+    dvc, log = project.start(*COMMAND), project.folder / "started.log"
+    wait_for(lambda: "trial 0: " in log.read_text(), "the first trial")
+    said = other.run("mlml", "search", "worker", "rate")
+    assert dvc.wait(120) == 0, log.read_text()
+    assert project.hashes(*OUTPUTS) == alone
+
+    ran = [
+        {int(folder.name.removeprefix("trial_")) for folder in each.folder.glob(".mlml/runs/search@rate/*/trial_*")}
+        for each in (project, other)
+    ]
+    first = {number for number in range(TRIALS) if f"trial {number}: " in log.read_text()}
+    assert ran[1], said
+    assert first.isdisjoint(ran[1])
+    assert first | ran[1] == set(range(TRIALS))
+    new = [run for run in runs() if run[0] not in before]
+    [parent] = [run for run, _, tags, _ in new if "mlml.trial" not in tags]
+    trials = {int(tags["mlml.trial"]): (tags, metrics) for _, _, tags, metrics in new if "mlml.trial" in tags}
+    assert len(new) == 1 + TRIALS
+    assert sorted(trials) == list(range(TRIALS))
+    assert {status for _, status, _, _ in new} == {"FINISHED"}
+    for tags, metrics in trials.values():
+        assert tags["mlflow.parentRunId"] == parent
+        assert tags["mlml.trial.state"] in ("complete", "pruned")
+        assert tags["mlml.trial.failure"] == ""
+        assert ("objective" in metrics) == (tags["mlml.trial.state"] == "complete")
+    assert not list(other.folder.glob(".mlml/runs/**/*.ckpt"))

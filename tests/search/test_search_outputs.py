@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
 import yaml
@@ -102,6 +103,25 @@ def test_what_a_process_is_fitted_to_gives_the_same_bytes_whatever_was_drawn_bef
         write_outputs(config, records, tmp_path / name)
         assert torch.initial_seed() == seed
     assert (tmp_path / "a/posterior.png").read_bytes() == (tmp_path / "b/posterior.png").read_bytes()
+
+
+def test_importances_which_take_long_are_computed_once(tmp_path: Path, monkeypatch):
+    """For their own picture, and for the choice of what the contours show."""
+    calls, compute = [], optuna.importance.get_param_importances
+    monkeypatch.setattr(
+        optuna.importance, "get_param_importances", lambda *args, **named: calls.append(1) or compute(*args, **named)
+    )
+    drawn = np.random.default_rng(0).uniform(size=(10, 2))
+    space = {path: {"type": "float", "low": 0, "high": 1} for path in "ab"}
+    config = parse(SearchConfig, {**DECLARED, "space": space}, "search.s")
+    records = [
+        Record(k, "complete", float(a + b / 3), {"a": float(a), "b": float(b)}, {}, None)
+        for k, (a, b) in enumerate(drawn)
+    ]
+    write_outputs(config, records, tmp_path)
+    assert (tmp_path / "contour.png").exists()
+    assert (tmp_path / "importance.png").exists()
+    assert len(calls) == 1
 
 
 def test_several_objectives_add_their_columns_and_their_front(tmp_path: Path):
