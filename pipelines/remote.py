@@ -131,9 +131,15 @@ class Pool:
             self._beaten = time.monotonic()
 
     def _inputs(self, stage: str) -> Inputs:
-        """What a stage reads of others' outputs; called from the graph's thread."""
-        read = [Path(dependency.def_path) for dependency in self.graph.stage(stage).deps if dependency.def_path]
-        upstream = self.graph.nodes[stage].upstream
+        """What a stage reads of others' outputs; called from the graph's thread.
+
+        The trials of a search that an evaluation judges are seen by its extractor, which dvc.yaml can name there alone.
+        """
+        read, upstream = self._read(stage), self.graph.nodes[stage].upstream
+        if stage.startswith("search@"):
+            for judge in [name for name in upstream if name.startswith("evaluation@")]:
+                read += [path for path in self._read(judge) if path.parts[0] == "models"]
+                upstream = tuple(dict.fromkeys([*upstream, *self.graph.nodes[judge].upstream]))
         outs = [
             (Path(out.def_path), out.use_cache)
             for name in upstream
@@ -142,6 +148,10 @@ class Pool:
         ]
         pulled = tuple(str(path) for path, cached in outs if cached)
         return Inputs(upstream, pulled, tuple(str(path) for path, cached in outs if not cached))
+
+    def _read(self, stage: str) -> list[Path]:
+        """Paths that a stage depends on."""
+        return [Path(dependency.def_path) for dependency in self.graph.stage(stage).deps if dependency.def_path]
 
 
 def silence(environment: Mapping[str, str]) -> float:

@@ -143,6 +143,7 @@ def trials_of(project):
 
 
 def test_workers_that_the_warm_parent_forked_come_to_the_same(project, searched):
+    project.declare(TEXT)  # another test has more workers
     project.run("mlml", "repro", "--force", "search@rate")
     assert project.hashes(*OUTPUTS) == searched
     journals = project.folder.glob(".mlml/runs/search@rate/*/study/journal.log")

@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from pipelines import flow_run_watch, stage_flow
 from pipelines.flow_run_watch import Silence, WatchedRun, insist
 from pipelines.lock_file import WorkspaceError
-from pipelines.remote import silence
-from pipelines.remote_stage import _entries
+from pipelines.remote import Pool, silence
+from pipelines.remote_stage import Inputs, _entries
 from pipelines.stage_flow import BEAT, STATUS, judge_own
 from pipelines.worker import WorkerError, needs, serve
 
@@ -133,6 +133,38 @@ def test_a_worker_gets_the_entries_of_its_inputs_only(tmp_path):
         "stages": {"a": {"cmd": "x", "outs": []}},
     }
     assert json.loads(_entries(tmp_path / "none", ("a",)))["stages"] == {}
+
+
+def test_a_search_gets_the_extractor_of_the_evaluation_that_judges_it():
+    """And nothing else that this reads; a search that judges itself needs none."""
+    stages = {
+        "prepare@digits": ([], ["data/prepared/digits"]),
+        "supervised@classifier": (["data/prepared/digits"], ["models/classifier", "reports/figures/classifier"]),
+        "generative@vae": (["data/prepared/digits"], ["models/vae", "reports/figures/vae"]),
+        "evaluation@quality": (["models/vae", "reports/figures/vae", "models/classifier"], ["reports/metrics/q.json"]),
+        "search@by_quality": (["mlml/search", "data/prepared/digits", "models/vae", "reports/metrics/q.json"], []),
+        "search@by_loss": (["mlml/search", "data/prepared/digits", "models/vae"], []),
+    }
+    made = {out: name for name, (_, outs) in stages.items() for out in outs}
+
+    def files(paths):
+        return [SimpleNamespace(def_path=path, use_cache=path != "reports/metrics/q.json") for path in paths]
+
+    pool = Pool.__new__(Pool)
+    pool.graph = SimpleNamespace(
+        stage=lambda name: SimpleNamespace(deps=files(stages[name][0]), outs=files(stages[name][1])),
+        nodes={
+            name: SimpleNamespace(upstream=tuple(dict.fromkeys(made[path] for path in deps if path in made)))
+            for name, (deps, _) in stages.items()
+        },
+    )
+    plain = ("prepare@digits", "generative@vae")
+    assert pool._inputs("search@by_loss") == Inputs(plain, ("data/prepared/digits", "models/vae"), ())
+    assert pool._inputs("search@by_quality") == Inputs(
+        (*plain, "evaluation@quality", "supervised@classifier"),
+        ("data/prepared/digits", "models/vae", "models/classifier"),
+        ("reports/metrics/q.json",),
+    )
 
 
 @pytest.mark.parametrize("given", ["soon", "2", "nan", "inf"])
