@@ -37,9 +37,9 @@ print(json.dumps([[run.info.run_id, run.info.status, run.data.tags, run.data.met
 
 @pytest.fixture(scope="module")
 def searched(project):
-    """The project after an undisturbed search, with the hashes of what it left."""
+    """The project after an undisturbed search by forks of a warm parent, with the hashes of what it left."""
     project.declare(TEXT)
-    project.run("dvc", "repro", "search@rate")
+    project.run("mlml", "repro", "search@rate")
     return project.hashes(*OUTPUTS)
 
 
@@ -72,8 +72,15 @@ def test_each_trial_is_a_nested_run_and_a_task(project, searched):
     assert {task["state"]["type"] for task in tasks} == {"COMPLETED"}
 
 
+def test_both_processes_ran_trials(project, searched):
+    [journal] = project.folder.glob(".mlml/runs/search@rate/*/study/journal.log")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    ran = [line["user_attrs"]["worker"]["pid"] for line in lines if "worker" in line.get("user_attrs", {})]
+    assert (len(ran), len(set(ran))) == (TRIALS, 2)
+
+
 def workers(project):
-    """Processes beside the stage."""
+    """Processes beside the stage, which begin on their own where no warm parent forks them."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "cwd"])
@@ -96,7 +103,7 @@ def wait_for(condition, what):
 
 
 def test_a_killed_worker_and_a_killed_stage_change_nothing(project, searched):
-    """The worker is replaced, its trial taken over; the worker of a killed stage ends with it."""
+    """The worker is replaced, its trial taken over; the worker of a killed stage ends with it; no warm parent."""
     begun = len(runs(project))
     dvc = project.start(*COMMAND)
     [worker] = wait_for(lambda: workers(project), "the worker")
@@ -140,13 +147,3 @@ def test_a_worker_from_elsewhere_takes_part_and_leaves_when_no_trial_is_left(pro
 
 def trials_of(project):
     return [run for run, status, tags, _ in runs(project) if "mlml.trial" in tags and status == "FINISHED"]
-
-
-def test_workers_that_the_warm_parent_forked_come_to_the_same(project, searched):
-    project.declare(TEXT)  # another test has more workers
-    project.run("mlml", "repro", "--force", "search@rate")
-    assert project.hashes(*OUTPUTS) == searched
-    journals = project.folder.glob(".mlml/runs/search@rate/*/study/journal.log")
-    lines = [json.loads(line) for line in max(journals, key=os.path.getmtime).read_text().splitlines()]
-    ran = [line["user_attrs"]["worker"]["pid"] for line in lines if "worker" in line.get("user_attrs", {})]
-    assert (len(ran), len(set(ran))) == (TRIALS, 2)
