@@ -63,7 +63,7 @@ def of_experiments(folder: Path, done: Sequence[tuple[Isolated, int]]) -> str:
         runs = {
             run.data.tags["dvc.stage"]: run
             for run in reversed(store.find_runs(uri, {"dvc.exp": one.name}))
-            if "dvc.stage" in run.data.tags and "mlflow.parentRunId" not in run.data.tags
+            if "dvc.stage" in run.data.tags and store.NESTED_IN not in run.data.tags
         }
         links = {stage: store.run_url(base, run.info.experiment_id, run.info.run_id) for stage, run in runs.items()}
         if "report" in runs:

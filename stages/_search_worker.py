@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from mlml import beside, declaration
 from mlml.tracking.run import Record, Run
 from mlml.tracking.sender import reason
-from mlml.tracking.store import tracking_uri
+from mlml.tracking.store import NESTED_IN, tracking_uri
 from mlml.tracking.sync import SyncProcess
 from stages import _lineage, _servers
 from stages._flow_process import FlowProcess, fault_of
@@ -31,9 +31,6 @@ OnBegin = Callable[[int], OnEnd]
 
 GO = b"go"
 """Told to a worker beside a stage when the search is begun; until then it imports."""
-
-NESTED = "mlflow.parentRunId"
-"""Tag by which MLflow nests a run in another."""
 
 MODULES = ("torch", "optuna", "mlml.search._study", "mlml.train", "stages._trials", "stages._training")
 
@@ -128,8 +125,8 @@ class Participant:
             except Exception as error:  # MLflow is away, which stops no trial
                 logger.warning("MLflow at %s does not tell the run of %s: %s", uri, self.address, reason(error))
                 found = []
-            at_work = [run for run in found if run.info.status == "RUNNING" and NESTED not in run.data.tags]
-            self._above = {NESTED: at_work[0].info.run_id} if at_work else {}
+            at_work = [run for run in found if run.info.status == "RUNNING" and NESTED_IN not in run.data.tags]
+            self._above = {NESTED_IN: at_work[0].info.run_id} if at_work else {}
         return self._above
 
 

@@ -114,14 +114,14 @@ def _link(lineage: _lineage.Lineage, tags: Mapping[str, str]) -> RunLink:
 
 def _ask_mlflow(root: Path, lineages: list[_lineage.Lineage]) -> tuple[dict[str, Mapping[str, str]], str | None]:
     """Return the tags of the run of each key that MLflow has, and the number of its experiment."""
-    from mlml.tracking.store import find_runs, tracking_uri
+    from mlml.tracking.store import NESTED_IN, find_runs, tracking_uri
 
     known: dict[str, Mapping[str, str]] = {}
     experiment_id = None
     try:
         for lineage in lineages:
             for run in find_runs(tracking_uri(root), {"dvc.stage": lineage.stage, "dvc.key": lineage.key}):
-                if "mlflow.parentRunId" not in run.data.tags and run.info.status == "FINISHED":
+                if NESTED_IN not in run.data.tags and run.info.status == "FINISHED":
                     known.setdefault(lineage.key, run.data.tags)  # the newest comes first
                     experiment_id = str(run.info.experiment_id)
     except Exception as error:  # whatever the store may raise, the report is written

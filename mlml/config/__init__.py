@@ -84,6 +84,7 @@ from mlml.config.stack import (
 )
 from mlml.config.study import StudyConfig
 from mlml.config.train import TrainConfig
+from mlml.config.variational import VariationalConfig
 
 __all__ = [
     "NUM_PARAMETERS",
@@ -167,6 +168,7 @@ __all__ = [
     "TrainConfig",
     "TransposedConvolutionLayer",
     "UnpoolingLayer",
+    "VariationalConfig",
     "VectorDenoiserConfig",
     "check_process",
     "combinations",

@@ -5,18 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from mlml.config.composed import ComposedConfig
-from mlml.config.data import ShiftFlipConfig
-from mlml.config.declared import Probability
-from mlml.config.network import EncoderConfig
-from mlml.config.train import TrainConfig
+from mlml.config.variational import VariationalConfig
 
 
-class PerceptualConfig(ComposedConfig):
+class PerceptualConfig(VariationalConfig, ComposedConfig):
     """Numbers of an autoencoder whose decoder is to make what a trained classifier sees as the image.
 
     Attributes:
-        kl_warmup: share of the run over which the weight of the KL term rises from 0 to `beta`; evaluations use `beta`
-            all along.
         pixel_weight: of minus the log likelihood of the pixels.
         feature_weight: of the distance of features.
         layers: stages of the base's encoder that are compared, counted from 1: the stages of a `cnn` or a `resnet`, the
@@ -24,18 +19,11 @@ class PerceptualConfig(ComposedConfig):
         normalise: whether the distance is that of Zhang et al. 2018, of directions of features.
     """
 
-    encoder: EncoderConfig
-    train: TrainConfig
-    latent_dim: PositiveInt = 16
-    decoder_width: PositiveInt = 32
-    beta: NonNegativeFloat = 1.0
-    kl_warmup: Probability = 0.0
     pixel_weight: NonNegativeFloat = 0.0
     feature_weight: PositiveFloat = 100.0
     layers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     normalise: bool = False
     likelihood: Literal["bernoulli", "gaussian"] = "gaussian"
-    augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
 
     @field_validator("layers")
     @classmethod

@@ -177,9 +177,10 @@ class ConditionalGAN(Method):
         taken_for: list[Tensor | None] = []  # scores of the images that were judged, in their order
 
         def judged(images: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+            logits: Tensor
             logits, scores = self.discriminator(images, batch.labels)
             taken_for.append(scores)
-            return torch.as_tensor(logits.float())
+            return logits.float()
 
         if phase == "generator":
             made = self._made(batch.latents, batch.labels)

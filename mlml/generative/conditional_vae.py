@@ -9,11 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from mlml import distributed
-from mlml.config import Declared, EncoderConfig, Probability, ShiftFlipConfig, TrainConfig
+from mlml.config import VariationalConfig
 from mlml.data.augment import shift_flip
 from mlml.data.batches import Batch
 from mlml.data.dataset import DataSpec
@@ -40,22 +39,14 @@ class ConditionalVAE(Variational):
     measures: tuple[str, ...] = ("reconstruction", "kl", "active_dimensions", "collapsed_dimensions")
     reads_labels = True
 
-    class Config(Declared):
+    class Config(VariationalConfig):
         """Numbers of the conditional VAE; those of the VAE, and its prior.
 
         Attributes:
             prior: "conditional", one of each class; "standard", N(0, I).
         """
 
-        encoder: EncoderConfig
-        train: TrainConfig
-        latent_dim: PositiveInt = 16
-        decoder_width: PositiveInt = 32
-        beta: NonNegativeFloat = 1.0
-        kl_warmup: Probability = 0.0
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
         prior: Literal["conditional", "standard"] = "conditional"
-        augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
 
     config: Config
 

@@ -3,14 +3,11 @@
 Notation as in `mlml.generative._variational`; there is no condition.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from mlml.config import Declared, EncoderConfig, Probability, ShiftFlipConfig, TrainConfig
+from mlml.config import VariationalConfig
 from mlml.generative._variational import Unconditional, nothing
 
 
@@ -25,22 +22,8 @@ class VAE(Unconditional):
 
     measures = ("reconstruction", "kl", "active_dimensions", "collapsed_dimensions")
 
-    class Config(Declared):
-        """Numbers of the VAE.
-
-        Attributes:
-            kl_warmup: share of the run over which the weight of the KL term rises from 0 to `beta`; evaluations use
-                `beta` all along.
-        """
-
-        encoder: EncoderConfig
-        train: TrainConfig
-        latent_dim: PositiveInt = 16
-        decoder_width: PositiveInt = 32
-        beta: NonNegativeFloat = 1.0
-        kl_warmup: Probability = 0.0
-        likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
-        augment: ShiftFlipConfig = ShiftFlipConfig(padding=0, flip_prob=0.0)
+    class Config(VariationalConfig):
+        """Numbers of the VAE."""
 
     config: Config
 

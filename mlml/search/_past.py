@@ -57,8 +57,7 @@ def scratch(
             trial = copy.copy(trial)
             trial.number = trial._trial_id = number
         held.trials.append(trial)
-    owner = study._study_id
-    storage._trial_id_to_study_id_and_number = {number: (owner, number) for number in range(len(trials))}
+    storage._trial_id_to_study_id_and_number = {number: (study._study_id, number) for number in range(len(trials))}
     storage._max_trial_id = len(trials) - 1
     complete = [trial for trial in held.trials if trial.state == TrialState.COMPLETE]
     if complete and len(directions) == 1:

@@ -26,6 +26,7 @@ VARIABLE = "MLML_OPTUNA_STORAGE"
 JOURNAL = "journal.log"
 
 FLUSH_SECONDS = 0.1
+"""After a trial's end, within which the ends of others do not wait for the disk."""
 
 OVER = "over"
 """File beside a journal, and attribute of a study in a database: the run whose search ended with it."""
@@ -141,8 +142,8 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
     """
 
     def __init__(self, path: Path) -> None:
-        self._journal_lock, self._ended = _JournalLock(path), -math.inf
-        super().__init__(str(path), lock_obj=self._journal_lock)
+        super().__init__(str(path), lock_obj=_JournalLock(path))
+        self._ended = -math.inf
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         if self._log_number_offset.get(log_number_from) == os.stat(self._file_path).st_size:
@@ -152,7 +153,7 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._journal_lock.acquire()
+        self._lock.acquire()
         try:
             with open(self._file_path, "ab") as file:
                 file.write(lines.encode())
@@ -160,7 +161,7 @@ class Journal(JournalFileBackend):  # type: ignore[misc]
                 if any(self._must_last(log["op_code"]) for log in logs):
                     os.fsync(file.fileno())
         finally:
-            self._journal_lock.release()
+            self._lock.release()
 
     def _must_last(self, operation: int) -> bool:
         if operation == JournalOperation.CREATE_TRIAL:

@@ -191,7 +191,7 @@ class Sender:
             result = Sender(parent, self.uri).send()
             if result.run_id is None:
                 raise TrackingError(result.fault or UNREACHABLE)
-            tags["mlflow.parentRunId"] = result.run_id
+            tags[store.NESTED_IN] = result.run_id
         return client.create_run(experiment, start_time=record.start, tags=tags, run_name=record.name)
 
     def _describe(self, client: "MlflowClient", record: Record, status: Status) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS = 10
 
+NESTED_IN = "mlflow.parentRunId"
+"""Tag by which MLflow nests a run in another."""
+
 
 def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI if it is set, else the sqlite file of the project in `root`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlml.tracking.run import OUTBOX, Notes, Record
-from mlml.tracking.store import connect, find_runs, mlflow_ids, tracking_uri
+from mlml.tracking.store import NESTED_IN, connect, find_runs, mlflow_ids, tracking_uri
 from pipelines.provenance.making import Making, WhyError
 from stages._diff import NAME as PATCH
 from stages._run import EXPERIMENT
@@ -144,5 +144,5 @@ def _run(found: Any) -> Run:
         tags=tags,
         parameters=dict(found.data.params),
         metrics=dict(found.data.metrics),
-        parent=tags.get("mlflow.parentRunId"),
+        parent=tags.get(NESTED_IN),
     )
